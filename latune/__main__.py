@@ -1,0 +1,5 @@
+"""``python -m latune`` is ``latune``."""
+
+from latune.cli.main import main
+
+main()

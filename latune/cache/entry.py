@@ -1,0 +1,269 @@
+"""One entry of the cache, and the file of all entries of one GPU, as JSON and back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+
+from latune.cache.node import Node
+from latune.config import Config
+from latune.gpu import Gpu
+from latune.measurement import Measurement
+from latune.plan import FORMS, Plan, Step
+from latune.problem import Bucket, Problem
+
+SCHEMA = 1
+EVIDENCE = ("measured", "transferred", "static")
+TOOLCHAIN = ("torch", "triton", "cuda", "driver", "latune", "protocol")
+
+_TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
+_TIMESTAMP_PATTERN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_SHAPE = ("batch", "num_heads", "seqlen")
+
+
+def utc_now() -> str:
+    """The time as entries state it: ISO 8601, UTC, whole seconds (``2026-01-31T12:00:00Z``); sorts as text."""
+    return datetime.now(timezone.utc).strftime(_TIMESTAMP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one compiled kernel of the plan takes: registers and spills a thread, shared memory a block."""
+
+    name: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    num_warps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The plan that serves a bucket on one GPU, and everything needed to trust it.
+
+    Attributes:
+        bucket: what it is looked up by.
+        batch: batch of the problem it was tuned on.
+        num_heads: heads of that problem.
+        seqlen: length of that problem.
+        plan: the winner; complete for the bucket's direction.
+        alternates: complete plans to fall back to, best first.
+        measurement: the winner's outcome; a prediction (``samples`` 0) for evidence ``static``.
+        evidence: ``measured`` on this GPU, ``transferred`` from another bucket or GPU, or ``static`` (compiled and modelled).
+        resources: figures of each kernel in the winner's binary.
+        roof_ms: time that no implementation can beat on this GPU; None when unknown.
+        toolchain: version of each of ``TOOLCHAIN``; None for what was not there (the driver of a static entry).
+        template_sha256: digest of the templates the plan was rendered from.
+        tuned_at: when, as ``utc_now`` writes it.
+        study: name of the study it came from.
+    """
+
+    bucket: Bucket
+    batch: int
+    num_heads: int
+    seqlen: int
+    plan: Plan
+    alternates: tuple[Plan, ...] = ()
+    measurement: Measurement
+    evidence: str
+    resources: tuple[Resources, ...]
+    roof_ms: float | None = None
+    toolchain: Mapping[str, str | None] = field(hash=False)
+    template_sha256: str
+    tuned_at: str
+    study: str
+
+    def __post_init__(self) -> None:
+        if self.evidence not in EVIDENCE:
+            raise ValueError(f"evidence: expected one of {', '.join(EVIDENCE)}, got {self.evidence!r}")
+        _check_plan("plan", self.plan, self.bucket.direction)
+        for index, alternate in enumerate(self.alternates):
+            _check_plan(f"alternates[{index}]", alternate, self.bucket.direction)
+        if not _TIMESTAMP_PATTERN.fullmatch(self.tuned_at):
+            raise ValueError(f"tuned_at: expected UTC time as 2026-01-31T12:00:00Z, got {self.tuned_at!r}")
+        if sorted(self.toolchain) != sorted(TOOLCHAIN):
+            raise ValueError(f"toolchain: expected the keys {', '.join(TOOLCHAIN)}, got {', '.join(self.toolchain) or 'none'}")
+        self._check_measurement()
+        self._check_shape()
+
+    def _check_measurement(self) -> None:
+        if not self.measurement.ok:
+            raise ValueError(f"measurement.outcome: expected 'ok' of an entry's winner, got {self.measurement.outcome!r}")
+        timed = self.measurement.samples > 0
+        if self.evidence == "measured" and not timed:
+            raise ValueError("measurement.samples: expected at least 1 for evidence 'measured', got 0")
+        if self.evidence == "static" and timed:
+            raise ValueError(f"measurement.samples: expected 0 for evidence 'static', got {self.measurement.samples}")
+
+    def _check_shape(self) -> None:
+        if self.evidence != "transferred" and self.problem.bucket() != self.bucket:
+            raise ValueError(f"bucket: expected that of the shape tuned on ({self.problem.bucket()}), got {self.bucket}")
+
+    @property
+    def problem(self) -> Problem:
+        """The problem the plan was tuned on."""
+        kept = {name: value for name, value in asdict(self.bucket).items() if name not in ("batch_heads", "seqlen")}
+        return Problem(batch=self.batch, num_heads=self.num_heads, seqlen=self.seqlen, **kept)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "bucket": self.bucket.to_json(),
+            "shape": {name: getattr(self, name) for name in _SHAPE},
+            "plan": self.plan.to_json(),
+            "alternates": [plan.to_json() for plan in self.alternates],
+            "measurement": self.measurement.to_json(),
+            "evidence": self.evidence,
+            "resources": [asdict(kernel) for kernel in self.resources],
+            "roof_ms": self.roof_ms,
+            "toolchain": dict(self.toolchain),
+            "template_sha256": self.template_sha256,
+            "tuned_at": self.tuned_at,
+            "study": self.study,
+        }
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "entry") -> Entry:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: something is missing, unknown, of another type or contradictory; the message names its key.
+        """
+        node = Node(value, where)
+        names = ["shape" if member.name == "batch" else member.name for member in fields(cls)]
+        found = node.fields(*(name for name in names if name not in _SHAPE))
+        return node.make(
+            cls,
+            bucket=_bucket(found["bucket"]),
+            **{name: size.integer(1) for name, size in found["shape"].fields(*_SHAPE).items()},
+            plan=_plan(found["plan"]),
+            alternates=tuple(_plan(plan) for plan in found["alternates"].items()),
+            measurement=_measurement(found["measurement"]),
+            resources=tuple(_resources(kernel) for kernel in found["resources"].items()),
+            roof_ms=found["roof_ms"].optional(Node.number),
+            toolchain={name: part.optional(Node.text) for name, part in found["toolchain"].mapping().items()},
+            **{name: found[name].text() for name in ("evidence", "template_sha256", "tuned_at", "study")},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCache:
+    """All entries of one GPU, in the order of their buckets."""
+
+    gpu: Gpu
+    entries: Mapping[Bucket, Entry]
+
+    @classmethod
+    def of(cls, gpu: Gpu, entries: Iterable[Entry] = ()) -> DeviceCache:
+        """A cache of entries of different buckets.
+
+        Raises:
+            ValueError: two entries have one bucket.
+        """
+        ordered = sorted(entries, key=lambda entry: entry.bucket)
+        by_bucket = {entry.bucket: entry for entry in ordered}
+        if len(by_bucket) < len(ordered):
+            twice = next(a.bucket for a, b in itertools.pairwise(ordered) if a.bucket == b.bucket)
+            raise ValueError(f"entries: expected one entry a bucket, got two for {twice}")
+        return cls(gpu=gpu, entries=by_bucket)
+
+    def to_text(self) -> str:
+        """The file's text: the same for the same entries, whatever order they came in."""
+        entries = [self.entries[bucket].to_json() for bucket in sorted(self.entries)]
+        document = {"schema": SCHEMA, "gpu": self.gpu.to_json(), "entries": entries}
+        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> DeviceCache:
+        """The inverse of ``to_text``.
+
+        Raises:
+            ValueError: the text is not such a file; the message names the key at fault.
+        """
+        node = Node(_parse(text), "")
+        schema = node.mapping().get("schema", Node(None, "schema"))
+        if schema.value != SCHEMA:
+            raise ValueError(f"schema: expected {SCHEMA}, got {reprlib.repr(schema.value)}")
+        found = node.fields("schema", "gpu", "entries")
+        return cls.of(_gpu(found["gpu"]), [Entry.from_json(entry.value, entry.where) for entry in found["entries"].items()])
+
+
+def _check_plan(where: str, plan: Plan, direction: str) -> None:
+    kernels = tuple(step.kernel for step in plan.steps)
+    if kernels not in FORMS[direction]:
+        forms = " or ".join("+".join(form) for form in FORMS[direction])
+        raise ValueError(
+            f"{where}: expected the kernels {forms} for direction {direction!r}, got {'+'.join(kernels) or 'none'}"
+        )
+
+
+def _parse(text: str) -> object:
+    def refuse(constant: str) -> object:
+        raise ValueError(f"expected finite numbers, got {constant}")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("the file is nested too deeply") from error
+
+
+def _gpu(node: Node) -> Gpu:
+    found = node.fields(*(member.name for member in fields(Gpu)))
+    return Gpu(
+        **{name: found[name].text() for name in ("name", "title", "source")},
+        **{name: found[name].integer(1) for name in ("arch", "sms", "memory_gib")},
+        **{name: found[name].number() for name in ("l2_mib", "bandwidth_gbps", "matrix_tflops")},
+    )
+
+
+def _bucket(node: Node) -> Bucket:
+    found = node.fields(*(member.name for member in fields(Bucket)))
+    bucket = Bucket(
+        **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
+        **{name: found[name].integer(1) for name in ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")},
+        **{name: found[name].flag() for name in ("has_initial_state", "needs_final_state", "varlen")},
+    )
+    node.make(bucket.problem)
+    return bucket
+
+
+def _plan(node: Node) -> Plan:
+    return Plan(tuple(_step(step) for step in node.items()))
+
+
+def _step(node: Node) -> Step:
+    found = node.fields("kernel", "config")
+    return node.make(Step, kernel=found["kernel"].text(), config=_config(found["config"]))
+
+
+def _config(node: Node) -> Config:
+    found = node.fields(*(member.name for member in fields(Config)))
+    return Config.of(
+        found["algorithm"].text(),
+        choices={name: choice.text() for name, choice in found["choices"].mapping().items()},
+        constexprs={name: number.integer() for name, number in found["constexprs"].mapping().items()},
+        num_warps=found["num_warps"].integer(1),
+        num_stages=found["num_stages"].integer(),
+        options={name: number.integer() for name, number in found["options"].mapping().items()},
+    )
+
+
+def _measurement(node: Node) -> Measurement:
+    found = node.fields(*(member.name for member in fields(Measurement)))
+    return node.make(
+        Measurement,
+        **{name: found[name].text() for name in ("outcome", "detail")},
+        **{name: found[name].optional(Node.number) for name in ("median_ms", "ci_low_ms", "ci_high_ms")},
+        samples=found["samples"].integer(),
+        errors=tuple(sorted((name, error.number()) for name, error in found["errors"].mapping().items())),
+    )
+
+
+def _resources(node: Node) -> Resources:
+    found = node.fields(*(member.name for member in fields(Resources)))
+    numbers = {name: value.integer() for name, value in found.items() if name != "name"}
+    return Resources(name=found["name"].text(), **numbers)

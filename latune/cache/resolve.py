@@ -1,0 +1,177 @@
+"""Problem -> plan: the ladder from the exact bucket down to the search space's default."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from latune.cache.entry import DeviceCache, Entry
+from latune.cache.store import read_cache
+from latune.gpu import CATALOGUE, Gpu
+from latune.plan import KERNELS, Plan, Step
+from latune.problem import Bucket, Problem
+
+STEPS = ("exact", "nearest", "sibling", "default")
+
+_DEFAULT_KERNELS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
+_FLAGS = ("has_initial_state", "needs_final_state", "varlen")
+_SAME = ("op", "direction", "decay", "dtype", "head_dim_k", "head_dim_v")
+
+_warned_of_triton = False
+
+
+class Candidate(NamedTuple):
+    """A plan that may serve, from which step of the ladder, and why; ``entry`` is None for the default."""
+
+    step: str
+    plan: Plan
+    entry: Entry | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The plan for a problem on a GPU.
+
+    Attributes:
+        step: where the plan was found, one of ``STEPS``.
+        plan: what to run.
+        entry: where the plan comes from; None for the default.
+        gpu: the GPU it is for.
+        why: one line that says what serves and how far it is from what was asked.
+    """
+
+    step: str
+    plan: Plan
+    entry: Entry | None
+    gpu: Gpu
+    why: str
+    _ladder: _Ladder = field(repr=False, compare=False)
+
+    @property
+    def candidates(self) -> Iterator[tuple[Plan, str]]:
+        """(plan, why) of the winner, then what to fall back to, in order, down to the default.
+
+        A plan comes once. Found on demand: only a reader who comes to the default loads its search space.
+        """
+        return ((candidate.plan, candidate.why) for candidate in self._ladder.candidates())
+
+
+def resolve(problem: Problem, gpu: Gpu, *, template_sha256: str, caches: Sequence[DeviceCache] | None = None) -> Resolution:
+    """What serves ``problem`` on ``gpu``, and why.
+
+    Args:
+        template_sha256: digest of the current templates; entries of others are ignored.
+        caches: merged caches of this GPU and its siblings; by default those on disk.
+    """
+    ladder = _Ladder(problem=problem, gpu=gpu, template_sha256=template_sha256, caches=caches)
+    first = next(ladder.candidates())
+    return Resolution(step=first.step, plan=first.plan, entry=first.entry, gpu=gpu, why=first.why, _ladder=ladder)
+
+
+def default_plan(problem: Problem, gpu: Gpu) -> Plan:
+    """The plan that needs no entry: every output by its own stream, since the fused kernel does not serve all head dims."""
+    # `import latune` must stay free of yaml: a cached problem reads no search space.
+    from latune.codegen.space import load_space
+
+    space = load_space("stream")
+    names = _DEFAULT_KERNELS[problem.direction]
+    return Plan(tuple(Step(kernel=name, config=space.default(problem, gpu, KERNELS[name])) for name in names))
+
+
+def fits(entry: Entry, gpu: Gpu) -> bool:
+    """Whether the entry's kernels, as compiled where it was tuned, find their shared memory on ``gpu``; unknown ones do not."""
+    return bool(entry.resources) and all(kernel.shared_bytes <= gpu.shared_per_block_bytes for kernel in entry.resources)
+
+
+class _Ladder(NamedTuple):
+    problem: Problem
+    gpu: Gpu
+    template_sha256: str
+    caches: Sequence[DeviceCache] | None
+
+    def candidates(self) -> Iterator[Candidate]:
+        seen: set[Plan] = set()
+        for candidate in self._all_candidates():
+            if candidate.plan not in seen:
+                seen.add(candidate.plan)
+                yield candidate
+
+    def _all_candidates(self) -> Iterator[Candidate]:
+        wanted = self.problem.bucket()
+        own = {entry.bucket: entry for entry in self._entries(self.gpu)}
+        if exact := own.pop(wanted, None):
+            yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu)
+        if nearest := _nearest(own.values(), wanted):
+            yield from _of_entry("nearest", nearest, f"nearest bucket {_difference(nearest.bucket, wanted)}", self.gpu)
+        if found := self._sibling(wanted):
+            sibling, entry = found
+            yield from _of_entry("sibling", entry, f"sibling GPU's bucket {_difference(entry.bucket, wanted)}", sibling)
+        why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
+        yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
+
+    def _entries(self, gpu: Gpu) -> list[Entry]:
+        if self.caches is None:
+            return list(read_cache(gpu, template_sha256=self.template_sha256).entries.values())
+        caches = [cache for cache in self.caches if cache.gpu.name == gpu.name]
+        entries = [entry for cache in caches for entry in cache.entries.values()]
+        return [entry for entry in entries if entry.template_sha256 == self.template_sha256]
+
+    def _sibling(self, wanted: Bucket) -> tuple[Gpu, Entry] | None:
+        """The nearest fitting entry of the same architecture's other GPUs; of equals, that of the nearest SM count."""
+        found = []
+        for sibling in CATALOGUE:
+            if sibling.arch == self.gpu.arch and sibling.name != self.gpu.name:
+                nearest = _nearest([entry for entry in self._entries(sibling) if fits(entry, self.gpu)], wanted)
+                found += [(sibling, nearest)] if nearest else []
+        return min(found, key=lambda pair: (_distance(pair[1].bucket, wanted), abs(pair[0].sms - self.gpu.sms)), default=None)
+
+
+def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candidate]:
+    """The entry's plan, then its alternates; ``gpu`` is the one it was tuned for."""
+    _warn_of_another_triton(entry, gpu)
+    why = f"{served}: {entry.evidence} for {gpu.title}, {entry.measurement.median_ms:.4g} ms, {entry.tuned_at}"
+    yield Candidate(step=step, plan=entry.plan, entry=entry, why=why)
+    for number, plan in enumerate(entry.alternates, start=1):
+        yield Candidate(step=step, plan=plan, entry=entry, why=f"alternate {number} of {why}")
+
+
+def _nearest(entries: Iterable[Entry], wanted: Bucket) -> Entry | None:
+    alike = [entry for entry in entries if all(getattr(entry.bucket, name) == getattr(wanted, name) for name in _SAME)]
+    return min(alike, key=lambda entry: (_distance(entry.bucket, wanted), entry.bucket), default=None)
+
+
+def _distance(served: Bucket, wanted: Bucket) -> tuple[bool, float, float]:
+    """Other flags first, then octaves of seqlen, then of batch * heads.
+
+    Flags never exclude: the module is rendered for the problem's own, whichever the plan was tuned with.
+    """
+    return (
+        any(getattr(served, name) != getattr(wanted, name) for name in _FLAGS),
+        abs(math.log2(served.seqlen / wanted.seqlen)),
+        abs(math.log2(served.batch_heads / wanted.batch_heads)),
+    )
+
+
+def _difference(served: Bucket, wanted: Bucket) -> str:
+    names = [name for name in ("seqlen", "batch_heads", *_FLAGS) if getattr(served, name) != getattr(wanted, name)]
+    words = [f"{name} {getattr(served, name)} for {getattr(wanted, name)}" for name in names]
+    return f"{served} ({', '.join(words) or 'the same bucket'})"
+
+
+def _warn_of_another_triton(entry: Entry, gpu: Gpu) -> None:
+    # Reading a cache needs no Triton; running what it holds does.
+    import triton
+
+    global _warned_of_triton
+    tuned_with = entry.toolchain["triton"]
+    if tuned_with == triton.__version__ or _warned_of_triton:
+        return
+    _warned_of_triton = True
+    remedy = f"`latune tune --gpu {gpu.name}` brings the cache up to date"
+    warnings.warn(
+        f"latune: plans tuned with Triton {tuned_with} serve under Triton {triton.__version__}; {remedy}", stacklevel=2
+    )

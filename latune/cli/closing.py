@@ -1,0 +1,120 @@
+"""What a tuning run ends with: a call of ``lightning_attn`` that what was tuned serves, compared with the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latune.cache.resolve import resolve
+from latune.cache.store import read_file
+from latune.cli.accuracy import relative_rms
+from latune.cli.options import local_gpu
+from latune.codegen.templates import template_sha256
+from latune.errors import LatuneError
+from latune.gpu import Gpu
+from latune.ops import reference
+from latune.ops.attention import lightning_attn
+from latune.ops.dispatch import decide, forget_decisions
+from latune.problem import Problem
+from latune.tuner.cases import Inputs, timed_case
+from latune.tuner.verify import TOLERANCES
+
+_CPU_TOKENS = 100
+_CPU_HEADS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A verified call.
+
+    Attributes:
+        device: where it ran: the GPU's title, or ``CPU``.
+        served: for each direction, what the dispatcher says of the plan that serves it on the tuned GPU.
+        errors: relative RMS error of each output against float64.
+    """
+
+    device: str
+    served: tuple[tuple[str, str], ...]
+    errors: tuple[tuple[str, float], ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {"device": self.device, "served": dict(self.served), "errors": dict(self.errors)}
+
+    def __str__(self) -> str:
+        errors = ", ".join(f"{name} {error:.2g}" for name, error in self.errors)
+        lines = [f"latune.lightning_attn on {self.device} agrees with float64 (relative RMS errors: {errors})"]
+        return "\n".join([*lines, *(f"  {direction}: {why}" for direction, why in self.served)])
+
+
+def closing_call(problems: Sequence[Problem], gpu: Gpu, path: Path) -> Call:
+    """Calls ``lightning_attn``: on the tuned GPU where it is in this machine, else on the CPU, with the entries looked up.
+
+    Args:
+        problems: of one shape, one for each direction that was tuned.
+        path: the cache file that holds their entries.
+
+    Raises:
+        LatuneError: an output is wrong, or an entry is not found again.
+    """
+    here = local_gpu() == gpu
+    errors = {name: error for problem in problems for name, error in (_gpu_errors if here else _cpu_errors)(problem).items()}
+    worst = max(errors.values(), key=lambda error: (error != error, error))
+    if not worst <= TOLERANCES[problems[0].dtype].rms:
+        raise LatuneError(f"lightning_attn is off by {worst:.2g}: `latune verify --gpu {gpu.name}` finds the entry at fault")
+    served = _dispatched(problems) if here else _looked_up(problems, gpu, path)
+    return Call(device=gpu.title if here else "CPU", served=tuple(served.items()), errors=tuple(errors.items()))
+
+
+def _gpu_errors(problem: Problem) -> dict[str, float]:
+    """At the tuned shape, of the direction's own outputs."""
+    forget_decisions()
+    case = timed_case(problem, torch.device("cuda", torch.cuda.current_device()), seed=0)
+    outputs = _call(case.inputs)
+    return {name: relative_rms(output, case.expected[name].values) for name, output in outputs.items()}
+
+
+def _cpu_errors(problem: Problem) -> dict[str, float]:
+    """At a small shape: the definition walks one token at a time."""
+    heads, seqlen = min(problem.num_heads, _CPU_HEADS), min(problem.seqlen, _CPU_TOKENS)
+    small = replace(problem, batch=1, num_heads=heads, seqlen=seqlen)
+    inputs = timed_case(small, torch.device("cpu"), seed=0).inputs
+    exact = _definition(inputs.batch_and_heads(0, slice(None)))
+    return {name: relative_rms(output, exact[name]) for name, output in _call(inputs).items()}
+
+
+def _call(inputs: Inputs) -> dict[str, Tensor]:
+    q, k, v = (tensor.requires_grad_() for tensor in (inputs.q, inputs.k, inputs.v))
+    o = lightning_attn(q, k, v, inputs.slopes, scale=inputs.scale)
+    assert isinstance(o, Tensor), "no final state was asked for"
+    return _outputs(o, (q, k, v), inputs.do)
+
+
+def _definition(inputs: Inputs) -> dict[str, Tensor]:
+    q, k, v = (tensor.requires_grad_() for tensor in (inputs.q, inputs.k, inputs.v))
+    o, _ = reference.recurrence(q, k, v, inputs.slopes, scale=inputs.scale)
+    return _outputs(o, (q, k, v), inputs.do)
+
+
+def _outputs(o: Tensor, qkv: tuple[Tensor, ...], do: Tensor | None) -> dict[str, Tensor]:
+    if do is None:
+        return {"o": o.detach()}
+    return dict(zip(("dq", "dk", "dv"), torch.autograd.grad(o, qkv, do), strict=True))
+
+
+def _dispatched(problems: Sequence[Problem]) -> dict[str, str]:
+    return {problem.direction: decide(problem, torch.cuda.current_device()).why for problem in problems}
+
+
+def _looked_up(problems: Sequence[Problem], gpu: Gpu, path: Path) -> dict[str, str]:
+    caches = [read_file(path, gpu)]
+    served = {}
+    for problem in problems:
+        found = resolve(problem, gpu, template_sha256=template_sha256(), caches=caches)
+        if found.step != "exact":
+            raise LatuneError(f"{path} does not serve {problem}, which was just tuned: {found.why}; run the same command again")
+        served[problem.direction] = found.why
+    return served

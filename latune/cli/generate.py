@@ -1,0 +1,56 @@
+"""``latune generate``: the module that serves a shape, as a file that needs torch and triton alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from latune.cli.options import ShapeType, chosen_gpu, decay_option, dtype_option, gpu_option
+from latune.cli.output import say
+from latune.cli.shapes import EXAMPLE, Shape
+from latune.codegen.render import render
+from latune.errors import LatuneError
+from latune.ops.dispatch import resolve
+from latune.problem import DIRECTIONS
+
+
+@click.command(short_help="The module for a shape, as a standalone file.")
+@gpu_option
+@click.option("--shape", type=ShapeType(), required=True, help=f"The shape it serves; such as {EXAMPLE}.")
+@click.option("--direction", type=click.Choice(DIRECTIONS), default="fwd", show_default=True, help="The pass it computes.")
+@dtype_option
+@decay_option
+@click.option("--initial-state", is_flag=True, help="Takes an initial state; the backward pass returns its gradient.")
+@click.option("--final-state", is_flag=True, help="Returns the final state; the backward pass takes its gradient.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, not to stdout.")
+def generate(
+    gpu_name: str,
+    shape: Shape,
+    direction: str,
+    dtype: str,
+    decay: str,
+    initial_state: bool,
+    final_state: bool,
+    output: Path | None,
+) -> None:
+    """Prints the module that serves a shape, as lightning_attn would choose it.
+
+    It depends on torch and triton alone: paste it into any code base.
+    """
+    problem = shape.problem(direction=direction, decay=decay, dtype=dtype, initial_state=initial_state, final_state=final_state)
+    resolution = resolve(problem, chosen_gpu(gpu_name))
+    text = render(problem, resolution.plan).text
+    say(resolution.why)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    _write(output, text)
+    say(f"wrote {output}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to with -o") from error

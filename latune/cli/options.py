@@ -1,0 +1,107 @@
+"""What several commands take: option types, the options themselves, and the GPU that is meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from latune.cli.output import say
+from latune.cli.shapes import EXAMPLE, Shape, parse_shape
+from latune.gpu import Gpu, find_gpu
+from latune.ops.dispatch import device_gpu
+from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
+from latune.tuner.target import STATIC_GPU
+
+AUTO = "auto"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class ShapeType(click.ParamType):
+    """``B,H,N,D[,E]``."""
+
+    name = "B,H,N,D[,E]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shape:
+        try:
+            return value if isinstance(value, Shape) else parse_shape(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DurationType(click.ParamType):
+    """A number with s, m or h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+        if not seconds:
+            self.fail(f"expected a time above zero, such as 90s, 10m or 1h, got {value!r}", param, ctx)
+        return seconds
+
+
+def gpu_option(command: Command) -> Command:
+    text = f"A GPU of `latune gpus`. auto: the one in this machine, else {STATIC_GPU}."
+    return click.option("--gpu", "gpu_name", metavar="NAME", default=AUTO, show_default=True, help=text)(command)
+
+
+def shapes_option(text: str) -> Callable[[Command], Command]:
+    return click.option("--shape", "shapes", type=ShapeType(), multiple=True, help=f"{text} Repeatable; such as {EXAMPLE}.")
+
+
+def dtype_option(command: Command) -> Command:
+    kind = click.Choice(list(DTYPE_BYTES))
+    return click.option("--dtype", type=kind, default="bf16", show_default=True, help="Of q, k, v and their gradients.")(
+        command
+    )
+
+
+def decay_option(command: Command) -> Command:
+    text = "constant: one slope a head; none: no decay."
+    return click.option("--decay", type=click.Choice(DECAYS[::-1]), default="constant", show_default=True, help=text)(command)
+
+
+def direction_option(command: Command) -> Command:
+    kind = click.Choice([*DIRECTIONS, "both"])
+    return click.option("--direction", type=kind, default="both", show_default=True, help="The passes meant.")(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")(command)
+
+
+def workers_option(command: Command) -> Command:
+    text = "Builds at a time.  [default: one a CPU core]"
+    return click.option("--workers", "--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
+
+
+def local_gpu() -> Gpu | None:
+    """The GPU that torch would use in this machine."""
+    return device_gpu(torch.cuda.current_device()) if torch.cuda.is_available() else None
+
+
+def chosen_gpu(name: str) -> Gpu:
+    """The GPU that ``--gpu`` means: by name the catalogue's, or the machine's own where the catalogue lacks it.
+
+    Raises:
+        UnknownGpuError: neither has a GPU of that name.
+    """
+    here = local_gpu()
+    if name == AUTO:
+        return here or _stand_in()
+    return here if here is not None and here.name == name else find_gpu(name)
+
+
+def _stand_in() -> Gpu:
+    gpu = find_gpu(STATIC_GPU)
+    say(f"no GPU in this machine: {gpu.title} is meant; name another with --gpu")
+    return gpu

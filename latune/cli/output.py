@@ -1,0 +1,70 @@
+"""Results go to stdout as tables or JSON, messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+import click
+
+from latune.config import Config
+from latune.plan import Plan
+
+# Wide enough for any table: in a pipe or a file nothing is folded to fit a screen that is not there.
+_UNBOUNDED_COLUMNS = 10_000
+
+
+def say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str | None = None
+) -> None:
+    """A table with a head.
+
+    Args:
+        columns: their names.
+        rows: the cells' texts, a line break where a cell has several lines.
+        right: columns of numbers.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS).print(table)
+
+
+def milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def share_of_roof(roof_ms: float | None, median_ms: float | None) -> str:
+    """How close a time is to one that cannot be beaten: ``84%``."""
+    return f"{100 * roof_ms / median_ms:.0f}%" if roof_ms and median_ms else "-"
+
+
+def plan_lines(plan: Plan) -> str:
+    """The plan for a table's cell, a line for each config; kernels that share one share a line."""
+    kernels: dict[Config, list[str]] = {}
+    for step in plan.steps:
+        kernels.setdefault(step.config, []).append(step.kernel)
+    return "\n".join(f"{', '.join(names)}: {_config(config)}" for config, names in kernels.items())
+
+
+def _config(config: Config) -> str:
+    """Choices by value alone, numbers by name."""
+    words = [config.algorithm, *(value for _, value in config.choices)]
+    words += [f"{name}={value}" for name, value in (*config.constexprs, *config.options)]
+    return " ".join([*words, f"warps={config.num_warps}", f"stages={config.num_stages}"])

@@ -1,0 +1,141 @@
+"""One run of ``latune tune``: problems tuned one after another, each written as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from latune.cache.store import read_file, write_entries
+from latune.cli.closing import Call, closing_call
+from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
+from latune.cli.progress import TuningProgress
+from latune.cli.shapes import shape_of
+from latune.codegen.space import Space
+from latune.errors import LatuneError
+from latune.ops.dispatch import resolve
+from latune.problem import Problem
+from latune.tuner.target import Target
+from latune.tuner.tune import Settings, Tuned, tune_problem
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+_STARTS = 4
+_COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """What one run of the command has come to.
+
+    Attributes:
+        output: the folder to write to; None: the user's cache.
+        path: the cache file; None until something is written.
+        tuned: by problem, in the order in which they were tuned.
+        failed: problems for which nothing was found, and why.
+    """
+
+    target: Target
+    output: Path | None
+    path: Path | None = None
+    tuned: dict[Problem, Tuned] = field(default_factory=dict)
+    failed: dict[Problem, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def announce(self, problems: Sequence[Problem]) -> None:
+        title = self.target.gpu.title
+        how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
+        say(f"tuning {len(problems)} problems for {title}, {how} (evidence: {self.target.evidence})")
+
+    def tune(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
+        """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
+        deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
+        bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
+        with TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps) as progress:
+            for index, problem in enumerate(problems):
+                share_s = None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
+                self._tune(problem, spaces, replace(settings, time_budget_s=share_s), progress)
+                progress.finish(problem)
+                if self.interrupted:
+                    return
+
+    def _tune(self, problem: Problem, spaces: Mapping[str, Space], settings: Settings, progress: TuningProgress) -> None:
+        evaluator = self.target.evaluator(problem)
+        starts = [plan for plan, _ in islice(resolve(problem, self.target.gpu).candidates, _STARTS)]
+        try:
+            tuned = tune_problem(problem, spaces, evaluator, settings, starts=starts, on_trial=progress.on_trial)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except LatuneError as error:
+            self.failed[problem] = str(error)
+            say(f"{problem}: {error}")
+        else:
+            self.interrupted = tuned.interrupted
+            self._write(problem, tuned)
+
+    def _write(self, problem: Problem, tuned: Tuned) -> None:
+        self.tuned[problem] = tuned
+        self.path = write_entries(self.target.gpu, [tuned.entry], self.output)
+        kept = read_file(self.path, self.target.gpu).entries[tuned.entry.bucket]
+        if kept != tuned.entry:
+            say(f"{tuned.entry.bucket}: the file keeps its {kept.evidence} entry of {kept.tuned_at}")
+
+    def closing_call(self) -> Call | None:
+        """For the first shape; None after Ctrl-C, or when nothing was found."""
+        if self.path is None or self.interrupted:
+            return None
+        first = shape_of(next(iter(self.tuned)))
+        return closing_call([problem for problem in self.tuned if shape_of(problem) == first], self.target.gpu, self.path)
+
+    def print_table(self) -> None:
+        if self.tuned:
+            print_table(_COLUMNS, [_row(problem, tuned) for problem, tuned in self.tuned.items()], right=_COLUMNS[2:4])
+            click.echo(f"wrote {self.path}")
+
+    def to_json(self, call: Call | None) -> dict[str, object]:
+        return {
+            "gpu": self.target.gpu.name,
+            "evidence": self.target.evidence,
+            "file": None if self.path is None else str(self.path),
+            "interrupted": self.interrupted,
+            "tuned": [_to_json(problem, tuned) for problem, tuned in self.tuned.items()],
+            "failed": [{"problem": str(problem), "why": why} for problem, why in self.failed.items()],
+            "call": None if call is None else call.to_json(),
+        }
+
+    def exit(self) -> None:
+        """Ends the command after Ctrl-C or a failure.
+
+        Raises:
+            LatuneError: there are problems for which nothing was found.
+        """
+        if self.interrupted:
+            say("interrupted: the best so far is kept; the same command goes on from here")
+            raise click.exceptions.Exit(INTERRUPTED)
+        if self.failed:
+            problem, why = next(iter(self.failed.items()))
+            raise LatuneError(
+                f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
+            )
+
+
+def _outcomes(tuned: Tuned) -> Counter[str]:
+    return sum((result.outcomes for result in tuned.searches.values()), Counter())
+
+
+def _row(problem: Problem, tuned: Tuned) -> list[str]:
+    entry, outcomes = tuned.entry, _outcomes(tuned)
+    median_ms = entry.measurement.median_ms
+    counted = "\n".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    times = [milliseconds(median_ms), share_of_roof(entry.roof_ms, median_ms)]
+    return [str(problem), plan_lines(entry.plan), *times, entry.evidence, counted]
+
+
+def _to_json(problem: Problem, tuned: Tuned) -> dict[str, object]:
+    return {"problem": str(problem), "entry": tuned.entry.to_json(), "outcomes": dict(_outcomes(tuned))}

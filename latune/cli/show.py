@@ -1,0 +1,109 @@
+"""``latune show``: what the cache holds for a GPU, or what would run for a shape and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from latune.cache.entry import Entry
+from latune.cache.resolve import Resolution
+from latune.cache.store import read_cache
+from latune.cli.options import (
+    chosen_gpu,
+    decay_option,
+    direction_option,
+    dtype_option,
+    gpu_option,
+    json_option,
+    shapes_option,
+)
+from latune.cli.output import milliseconds, plan_lines, print_json, print_table, say, share_of_roof
+from latune.cli.shapes import Shape, problems_of
+from latune.codegen.templates import template_sha256
+from latune.gpu import Gpu
+from latune.ops.dispatch import resolve, tune_command
+from latune.problem import Problem
+
+_COLUMNS = ("bucket", "ms", "of roof", "evidence", "plan", "tuned at")
+
+
+@click.command(short_help="The cache's entries, or what serves a shape.")
+@gpu_option
+@shapes_option("Show what would run for this shape, and why.")
+@dtype_option
+@direction_option
+@decay_option
+@json_option
+def show(gpu_name: str, shapes: Sequence[Shape], dtype: str, direction: str, decay: str, as_json: bool) -> None:
+    """Lists a GPU's entries, or what would run for --shape and why.
+
+    Without --shape all entries are listed, whatever their dtype, direction and decay.
+    """
+    gpu = chosen_gpu(gpu_name)
+    if not shapes:
+        _show_entries(gpu, as_json)
+        return
+    problems = problems_of(shapes, direction=direction, dtype=dtype, decay=decay)
+    resolutions = [(problem, resolve(problem, gpu)) for problem in problems]
+    if as_json:
+        print_json({"gpu": gpu.name, "resolutions": [_resolution_json(*pair) for pair in resolutions]})
+        return
+    click.echo("\n\n".join(_resolution_text(*pair) for pair in resolutions))
+
+
+def _show_entries(gpu: Gpu, as_json: bool) -> None:
+    entries = list(read_cache(gpu).entries.values())
+    if as_json:
+        listed = [{**entry.to_json(), "current": _is_current(entry)} for entry in entries]
+        print_json({"gpu": gpu.name, "entries": listed})
+        return
+    if not entries:
+        say(f"no entries for {gpu.title}: tune it with `latune tune --gpu {gpu.name}`")
+        return
+    print_table(_COLUMNS, [_entry_row(entry) for entry in entries], right=_COLUMNS[1:3])
+
+
+def _entry_row(entry: Entry) -> list[str]:
+    median_ms = entry.measurement.median_ms
+    evidence = entry.evidence if _is_current(entry) else f"{entry.evidence}, for other templates: ignored"
+    roof = share_of_roof(entry.roof_ms, median_ms)
+    return [str(entry.bucket), milliseconds(median_ms), roof, evidence, plan_lines(entry.plan), entry.tuned_at]
+
+
+def _is_current(entry: Entry) -> bool:
+    return entry.template_sha256 == template_sha256()
+
+
+def _resolution_json(problem: Problem, resolution: Resolution) -> dict[str, object]:
+    entry = resolution.entry
+    return {
+        "problem": str(problem),
+        "bucket": problem.bucket().to_json(),
+        "step": resolution.step,
+        "why": resolution.why,
+        "plan": resolution.plan.to_json(),
+        "entry": None if entry is None else entry.to_json(),
+        "candidates": [{"plan": plan.to_json(), "why": why} for plan, why in resolution.candidates],
+        "tune": tune_command(problem, resolution.gpu),
+    }
+
+
+def _resolution_text(problem: Problem, resolution: Resolution) -> str:
+    lines = [f"{problem} on {resolution.gpu.title}", f"  step: {resolution.step}", f"  why: {resolution.why}", "  plan:"]
+    lines += [f"    {line}" for line in plan_lines(resolution.plan).splitlines()]
+    if resolution.entry is not None:
+        lines += ["  resources, as compiled for the entry's shape:", *_resource_lines(resolution.entry)]
+    lines += ["  candidates, in the order in which they would be tried:"]
+    lines += [f"    {number}. {why}" for number, (_, why) in enumerate(resolution.candidates, start=1)]
+    if resolution.step != "exact":
+        lines += [f"  tune it: {tune_command(problem, resolution.gpu)}"]
+    return "\n".join(lines)
+
+
+def _resource_lines(entry: Entry) -> list[str]:
+    return [
+        f"    {kernel.name}: {kernel.registers} registers and {kernel.spill_bytes} bytes spilled a thread, "
+        f"{kernel.shared_bytes} bytes of shared memory, {kernel.num_warps} warps"
+        for kernel in entry.resources
+    ]

@@ -1,0 +1,121 @@
+"""``latune tune``: problems in, entries of the cache out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from latune.cli.options import (
+    DurationType,
+    chosen_gpu,
+    decay_option,
+    direction_option,
+    dtype_option,
+    gpu_option,
+    json_option,
+    shapes_option,
+    workers_option,
+)
+from latune.cli.output import print_json
+from latune.cli.presets import read_presets
+from latune.cli.session import Session
+from latune.cli.shapes import Shape, problems_of
+from latune.codegen.space import Space, load_space
+from latune.codegen.space_file import read_space_file
+from latune.tuner.target import open_target
+from latune.tuner.tune import Settings
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_DEFAULT_PRESET = "default"
+# A static evaluation is a compilation, and two cores are what there may be.
+_TRIALS = {"measured": 100, "static": 24}
+
+
+@click.command(short_help="Tunes shapes for a GPU.")
+@gpu_option
+@shapes_option("Tune this shape.")
+@click.option("--preset", metavar="NAME", help="Tune a named set of shapes.  [default: default, without --shape]")
+@dtype_option
+@direction_option
+@decay_option
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Evaluations of each kernel.  [default: 100 measured, 24 static]",
+)
+@click.option("--time-budget", "time_budget_s", type=DurationType(), help="For all searches together; such as 10m.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same search.")
+@click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
+@click.option("--resume/--fresh", default=True, show_default=True, help="Keep an earlier run's evaluations, or forget them.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="The folder to write to, not the user's cache."
+)
+@click.option(
+    "--space", "space_files", type=_FILE, multiple=True, help="A search space of your own; it names its kernel. Repeatable."
+)
+@workers_option
+@json_option
+def tune(
+    gpu_name: str,
+    shapes: Sequence[Shape],
+    preset: str | None,
+    dtype: str,
+    direction: str,
+    decay: str,
+    trials: int | None,
+    time_budget_s: float | None,
+    seed: int,
+    storage: str | None,
+    resume: bool,
+    output: Path | None,
+    space_files: Sequence[Path],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Searches the fastest correct kernels and writes them to the cache.
+
+    A GPU that is in this machine is measured on. For any other, candidates are compiled and ranked by a model: evidence
+    `static`, which never replaces `measured`. Every evaluation is stored: the same command goes on where a killed one
+    stopped. Ctrl-C keeps the best so far and exits with 130.
+    """
+    problems = problems_of(_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
+    spaces = _spaces(space_files)
+    with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
+        settings = Settings(
+            trials=trials or _TRIALS[target.evidence],
+            seed=seed,
+            storage=storage,
+            fresh=not resume,
+            time_budget_s=time_budget_s,
+        )
+        session = Session(target=target, output=output)
+        session.announce(problems)
+        session.tune(problems, spaces, settings)
+    if not as_json:
+        session.print_table()
+    # The worker has left the GPU: the call has all of its memory.
+    call = session.closing_call()
+    if as_json:
+        print_json(session.to_json(call))
+    elif call is not None:
+        click.echo(str(call))
+    session.exit()
+
+
+def _shapes(shapes: Sequence[Shape], preset: str | None) -> list[Shape]:
+    """The shapes named one by one, then those of the preset."""
+    if shapes and preset is None:
+        return list(shapes)
+    presets, name = read_presets(), preset or _DEFAULT_PRESET
+    if name not in presets:
+        raise click.BadParameter(f"expected one of {', '.join(presets)}, got {name!r}", param_hint="--preset")
+    return [*shapes, *presets[name].shapes]
+
+
+def _spaces(files: Sequence[Path]) -> dict[str, Space]:
+    kernels = [read_space_file(path).kernel for path in files]
+    if len(set(kernels)) < len(kernels):
+        raise click.BadParameter(f"expected one file for each kernel, got {', '.join(kernels)}", param_hint="--space")
+    return {kernel: load_space(kernel, path) for kernel, path in zip(kernels, files, strict=True)}

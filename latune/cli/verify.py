@@ -1,0 +1,177 @@
+"""``latune verify``: are the cache's entries still right?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import click
+
+from latune.cache.entry import Entry, Resources
+from latune.cache.store import read_cache
+from latune.cli.options import chosen_gpu, gpu_option, json_option, shapes_option, workers_option
+from latune.cli.output import plan_lines, print_json, print_table, say
+from latune.cli.shapes import Shape
+from latune.codegen.render import render
+from latune.codegen.templates import template_sha256
+from latune.errors import BuildError, LatuneError, RenderError
+from latune.gpu import Gpu
+from latune.ops.dispatch import tune_command
+from latune.tuner.evaluators import StaticEvaluator
+from latune.tuner.target import Target, open_target
+
+_COLUMNS = ("bucket", "evidence", "plan", "verdict", "detail")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What came of one entry: ``ok``, ``stale`` (made from other templates), or how it failed."""
+
+    entry: Entry
+    verdict: str
+    detail: str = ""
+    errors: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == "ok"
+
+    def to_json(self, gpu: Gpu) -> dict[str, object]:
+        return {
+            "bucket": self.entry.bucket.to_json(),
+            "evidence": self.entry.evidence,
+            "verdict": self.verdict,
+            "detail": self.detail,
+            "errors": dict(self.errors),
+            "mend": None if self.ok else _mend(self.entry, gpu),
+        }
+
+
+@click.command(short_help="Checks the cache's entries.")
+@gpu_option
+@shapes_option("Check the entries of this shape's buckets only.")
+@workers_option
+@json_option
+def verify(gpu_name: str, shapes: Sequence[Shape], workers: int | None, as_json: bool) -> None:
+    """Checks the winner of each of a GPU's entries.
+
+    With that GPU in this machine every output is compared with float64 references, in a worker process. Elsewhere each
+    plan is compiled for the GPU and its resources are compared with those the entry states. Exit code 1 when any fails,
+    with the command that mends it.
+    """
+    gpu = chosen_gpu(gpu_name)
+    entries = _entries(gpu, shapes)
+    with open_target(gpu.name, workers=workers) as target:
+        say(f"verifying {len(entries)} entries for {gpu.title}, {'by running' if target.worker else 'by compiling'} them")
+        verdicts = list(_verdicts(entries, target))
+    if as_json:
+        print_json({"gpu": gpu.name, "entries": [verdict.to_json(gpu) for verdict in verdicts]})
+    else:
+        print_table(_COLUMNS, [_row(verdict) for verdict in verdicts])
+    _fail_for([verdict.entry for verdict in verdicts if not verdict.ok], len(verdicts), gpu)
+
+
+def _entries(gpu: Gpu, shapes: Sequence[Shape]) -> list[Entry]:
+    """Those of the GPU, or of the shapes; there is at least one, and one for each shape."""
+    entries = list(read_cache(gpu).entries.values())
+    if not shapes:
+        if not entries:
+            raise LatuneError(f"no entries for {gpu.title}: tune it with `latune tune --gpu {gpu.name}`")
+        return entries
+    found: dict[Entry, None] = {}
+    for shape in shapes:
+        alike = [entry for entry in entries if _is_of(entry, shape)]
+        if not alike:
+            raise LatuneError(
+                f"no entries for {shape} on {gpu.title}: `latune tune --gpu {gpu.name} --shape {shape}` makes them"
+            )
+        found |= dict.fromkeys(alike)
+    return list(found)
+
+
+def _is_of(entry: Entry, shape: Shape) -> bool:
+    """Whether the entry's bucket is the shape's, whatever its direction, decay, dtype and states."""
+    bucket = entry.bucket
+    wanted = shape.problem(direction=bucket.direction, decay=bucket.decay, dtype=bucket.dtype).bucket()
+    names = ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")
+    return all(getattr(bucket, name) == getattr(wanted, name) for name in names)
+
+
+def _verdicts(entries: Sequence[Entry], target: Target) -> Iterator[Verdict]:
+    current = [entry for entry in entries if entry.template_sha256 == template_sha256()]
+    if target.worker is None:
+        for entry in current:
+            target.builder.prepare(entry.problem, [entry.plan], target.gpu)
+    for number, entry in enumerate(entries, start=1):
+        verdict = _verdict(entry, target) if entry in current else _stale(entry)
+        say(f"  {number}/{len(entries)} {entry.bucket}: {verdict.verdict}")
+        yield verdict
+
+
+def _stale(entry: Entry) -> Verdict:
+    detail = f"made from templates {entry.template_sha256[:8]}, these are {template_sha256()[:8]}: the dispatcher ignores it"
+    return Verdict(entry=entry, verdict="stale", detail=detail)
+
+
+def _verdict(entry: Entry, target: Target) -> Verdict:
+    try:
+        return _rebuilt(entry, target) if target.worker is None else _run(entry, target)
+    except (BuildError, RenderError) as error:
+        return Verdict(entry=entry, verdict="compile_error", detail=str(error))
+
+
+def _run(entry: Entry, target: Target) -> Verdict:
+    assert target.worker is not None, "the caller has asked"
+    problem = entry.problem
+    measurement = target.worker.evaluate(problem, entry.plan, render(problem, entry.plan))
+    detail = measurement.detail or f"{measurement.median_ms:.4g} ms now"
+    return Verdict(entry=entry, verdict=measurement.outcome, detail=detail, errors=measurement.errors)
+
+
+def _rebuilt(entry: Entry, target: Target) -> Verdict:
+    """Compiles the plan; another Triton than the entry's may well use other resources, the same one may not."""
+    evaluator = StaticEvaluator(entry.problem, target.gpu, target.builder)
+    built = evaluator(entry.plan)
+    if not built.ok:
+        return Verdict(entry=entry, verdict=built.outcome, detail=built.detail)
+    differences = _differences(entry.resources, evaluator.resources(entry.plan))
+    ours, theirs = evaluator.toolchain["triton"], entry.toolchain["triton"]
+    if differences and ours != theirs:
+        return Verdict(
+            entry=entry, verdict="ok", detail=f"other resources with Triton {ours} than with {theirs}: {differences}"
+        )
+    return Verdict(entry=entry, verdict="other_resources" if differences else "ok", detail=differences)
+
+
+def _differences(stated: Sequence[Resources], built: Sequence[Resources]) -> str:
+    names = [[kernel.name for kernel in kernels] for kernels in (stated, built)]
+    if names[0] != names[1]:
+        return f"kernels {', '.join(names[0])} stated, {', '.join(names[1])} compiled"
+    return "; ".join(
+        f"{one.name}.{name} {value} stated, {getattr(other, name)} compiled"
+        for one, other in zip(stated, built, strict=True)
+        for name, value in asdict(one).items()
+        if value != getattr(other, name)
+    )
+
+
+def _row(verdict: Verdict) -> list[str]:
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in verdict.errors)
+    detail = f"{verdict.detail}; RMS errors {errors}" if errors else verdict.detail
+    return [str(verdict.entry.bucket), verdict.entry.evidence, plan_lines(verdict.entry.plan), verdict.verdict, detail]
+
+
+def _fail_for(entries: Sequence[Entry], total: int, gpu: Gpu) -> None:
+    """Says what mends each of the entries that failed.
+
+    Raises:
+        LatuneError: there is one.
+    """
+    for entry in entries:
+        say(_mend(entry, gpu))
+    if entries:
+        raise LatuneError(f"{len(entries)} of {total} entries failed: run the commands above to tune them anew")
+
+
+def _mend(entry: Entry, gpu: Gpu) -> str:
+    return f"{tune_command(entry.problem, gpu)} --fresh"

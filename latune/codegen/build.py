@@ -1,0 +1,132 @@
+"""Problem + plan + GPU -> compiled kernels and the resources they take. Needs no GPU in the machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+from triton.compiler.errors import CompilationError
+
+from latune.codegen.launches import Launch, record_launches
+from latune.codegen.load import load
+from latune.codegen.render import render
+from latune.errors import BuildError
+from latune.gpu import Gpu
+from latune.plan import Plan
+from latune.problem import Problem
+
+_WARP_SIZE = 32
+_RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelBuild:
+    """One compiled kernel, as the binary itself reports it.
+
+    Attributes:
+        name: the kernel's function name.
+        registers: registers a thread.
+        spill_bytes: bytes of stack a thread, where spilled registers live.
+        shared_bytes: shared memory a program.
+        num_warps: warps a program.
+        programs: size of the grid for the problem it was built for.
+        binary_sha256: hash of the machine code.
+    """
+
+    name: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    num_warps: int
+    programs: int
+    binary_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """A plan compiled for one GPU, its kernels in launch order."""
+
+    kernels: tuple[KernelBuild, ...]
+
+    @property
+    def shared_bytes(self) -> int:
+        return max(kernel.shared_bytes for kernel in self.kernels)
+
+    @property
+    def spill_bytes(self) -> int:
+        return max(kernel.spill_bytes for kernel in self.kernels)
+
+    def exceeds(self, gpu: Gpu) -> str | None:
+        """Why ``gpu`` cannot run this build, or None."""
+        if self.shared_bytes <= gpu.shared_per_block_bytes:
+            return None
+        return f"needs {self.shared_bytes} bytes of shared memory a block, {gpu.title} has {gpu.shared_per_block_bytes}"
+
+
+def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+    """Compiles every kernel of ``plan`` for ``gpu``.
+
+    Raises:
+        BuildError: the compiler refuses a kernel; the message is the compiler's own last line.
+        RenderError: the plan cannot be rendered for this problem.
+    """
+    launches = record_launches(load(render(problem, plan)), problem)
+    return Build(kernels=tuple(_build_kernel(launch, gpu) for launch in launches))
+
+
+def _build_kernel(launch: Launch, gpu: Gpu) -> KernelBuild:
+    compiled = compile_launch(launch, gpu)
+    binary = compiled.asm["cubin"]
+    registers, spill_bytes = _resources(binary)
+    return KernelBuild(
+        name=launch.kernel.__name__,
+        registers=registers,
+        spill_bytes=spill_bytes,
+        shared_bytes=compiled.metadata.shared,
+        num_warps=compiled.metadata.num_warps,
+        programs=launch.programs,
+        binary_sha256=hashlib.sha256(binary).hexdigest(),
+    )
+
+
+def compile_launch(launch: Launch, gpu: Gpu) -> CompiledKernel:
+    """Triton's own compilation of one launch for ``gpu``'s architecture.
+
+    Raises:
+        BuildError: the compiler refuses it.
+    """
+    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    target = GPUTarget("cuda", gpu.arch, _WARP_SIZE)
+    try:
+        return triton.compile(source, target=target, options=launch.options)
+    except (CompilationError, RuntimeError, ValueError, AssertionError, subprocess.CalledProcessError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise BuildError(f"{launch.kernel.__name__} does not compile for sm_{gpu.arch}: {reason[-1]}") from error
+
+
+def _resources(binary: bytes) -> tuple[int, int]:
+    """(registers, stack bytes) a thread, read from the machine code."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(binary)
+        report = subprocess.run([_cuobjdump(), "-res-usage", str(path)], capture_output=True, text=True, check=False).stdout
+    found = _RESOURCES.search(report)
+    if found is None:
+        raise BuildError(f"cannot read resources from the compiled kernel: cuobjdump printed {report.strip()!r}")
+    return int(found["registers"]), max(int(found["stack"]), int(found["local"]))
+
+
+@functools.cache
+def _cuobjdump() -> str:
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not path.is_file():
+        raise BuildError(f"expected cuobjdump of Triton's NVIDIA backend at {path}; reinstall triton")
+    return str(path)

@@ -1,0 +1,182 @@
+"""Search spaces: what may be generated for a kernel, under which constraints, read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from latune import paths
+from latune.codegen.expression import Expression, case_names
+from latune.codegen.parameters import (
+    Constraint,
+    Parameter,
+    check_served_by_templates,
+    read_constraints,
+    read_defaults,
+    read_parameters,
+)
+from latune.codegen.space_file import read_space_file
+from latune.config import Config
+from latune.errors import SpaceError
+from latune.gpu import Gpu
+from latune.plan import KERNELS, Kernel
+from latune.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The configs that may be generated for the kernels of one kind.
+
+    Every method takes the case: a problem, the GPU it runs on, and the kernel whose config is drawn.
+
+    Attributes:
+        name: the kernels it serves, ``Kernel.space``.
+        path: the file it came from.
+        defaults: for each parameter its default, or the expression that gives it.
+    """
+
+    name: str
+    path: Path
+    parameters: tuple[Parameter, ...]
+    constraints: tuple[Constraint, ...]
+    defaults: Mapping[str, str | int | Expression]
+
+    def feasible(self, config: Config, problem: Problem, gpu: Gpu, kernel: Kernel) -> str | None:
+        """None for a config of this space, else the reason why it is not one."""
+        names = self._case(problem, gpu, kernel)
+        values = config.values()
+        misfit = self._misfit(values, names)
+        if misfit:
+            return misfit
+        return next((constraint.why for constraint in self.constraints if not constraint.allows(names | values)), None)
+
+    def configs(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> Iterator[Config]:
+        """Every feasible config once, in an order that depends on the file alone."""
+        return map(self._config, self._assignments(self._case(problem, gpu, kernel), 0, self._due()))
+
+    def serves(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> bool:
+        """Whether there is any feasible config (no fused dk/dv kernel holds a 256 x 256 state)."""
+        return next(self.configs(problem, gpu, kernel), None) is not None
+
+    def default(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> Config:
+        """The file's default, for use without any tuning.
+
+        Raises:
+            SpaceError: the space does not serve this case (ask ``serves`` first), or the default is not feasible.
+        """
+        config = self._config(self._default_values(self._case(problem, gpu, kernel)))
+        why = self.feasible(config, problem, gpu, kernel)
+        if why is None:
+            return config
+        case = f"kernel {kernel.name!r} of {problem} on {gpu.name}"
+        if self.serves(problem, gpu, kernel):
+            raise SpaceError(f"{self.path}: default: not feasible for {case}: {why}; mend the default ({config})")
+        raise SpaceError(f"{self.path}: no config serves {case}: {why}; choose a plan without {kernel.name!r}")
+
+    def make(self, values: Mapping[str, str | int], problem: Problem, gpu: Gpu, kernel: Kernel) -> Config:
+        """The config with these values by parameter name, without those that do not apply. It may be infeasible.
+
+        Raises:
+            ValueError: a parameter that applies has no value.
+        """
+        names = self._case(problem, gpu, kernel)
+        for parameter in self.parameters:
+            if parameter.applies(names):
+                if parameter.name not in values:
+                    raise ValueError(f"space {self.name}: expected a value for {parameter.name}, got none; add it")
+                names[parameter.name] = values[parameter.name]
+        return self._config(names)
+
+    def _case(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
+        assert kernel.space == self.name, f"kernel {kernel.name} is drawn from space {kernel.space}, not {self.name}"
+        return case_names(problem, gpu, kernel)
+
+    def _misfit(self, values: Mapping[str, str | int], names: dict[str, object]) -> str | None:
+        """Why ``values`` are not a point of this space, constraints aside."""
+        chosen = dict(names)
+        for parameter in self.parameters:
+            value = values.get(parameter.name)
+            if not parameter.applies(chosen):
+                if value is not None:
+                    return f"{parameter.name} applies only when {parameter.when}"
+                continue
+            if value not in parameter.values:
+                return f"{parameter.name} must be one of {', '.join(map(str, parameter.values))}, got {value}"
+            chosen[parameter.name] = value
+        unknown = sorted(values.keys() - chosen.keys())
+        return f"{', '.join(unknown)} is no parameter of space {self.name}" if unknown else None
+
+    def _due(self) -> list[list[Constraint]]:
+        """For each number of parameters passed, the constraints that can be decided then and not earlier."""
+        position = {parameter.name: index + 1 for index, parameter in enumerate(self.parameters)}
+        due: list[list[Constraint]] = [[] for _ in range(len(self.parameters) + 1)]
+        for constraint in self.constraints:
+            due[max((position.get(name, 0) for name in constraint.names), default=0)].append(constraint)
+        return due
+
+    def _assignments(self, names: dict[str, object], passed: int, due: list[list[Constraint]]) -> Iterator[dict[str, object]]:
+        if not all(constraint.allows(names) for constraint in due[passed]):
+            return
+        if passed == len(self.parameters):
+            yield names
+            return
+        parameter = self.parameters[passed]
+        if not parameter.applies(names):
+            yield from self._assignments(names, passed + 1, due)
+            return
+        for value in parameter.values:
+            yield from self._assignments({**names, parameter.name: value}, passed + 1, due)
+
+    def _default_values(self, names: dict[str, object]) -> dict[str, object]:
+        chosen = dict(names)
+        for parameter in self.parameters:
+            if parameter.applies(chosen):
+                value = self.defaults[parameter.name]
+                chosen[parameter.name] = value.integer(chosen) if isinstance(value, Expression) else value
+        return chosen
+
+    def _config(self, names: Mapping[str, object]) -> Config:
+        by_kind: dict[str, dict] = {"algorithm": {}, "choice": {}, "constexpr": {}, "launch": {}}
+        for parameter in self.parameters:
+            if parameter.name in names:
+                by_kind[parameter.kind][parameter.name] = names[parameter.name]
+        launch = by_kind["launch"]
+        return Config.of(
+            by_kind["algorithm"]["algorithm"],
+            choices=by_kind["choice"],
+            constexprs=by_kind["constexpr"],
+            num_warps=launch.pop("num_warps"),
+            num_stages=launch.pop("num_stages"),
+            options=launch,
+        )
+
+
+def load_space(name: str, path: Path | None = None) -> Space:
+    """The search space of the kernels whose ``Kernel.space`` is ``name``.
+
+    Args:
+        path: a user's own file, which may narrow the shipped choices, move ranges and add launch options.
+
+    Raises:
+        SpaceError: the file has a mistake; the message names file, key and remedy.
+    """
+    known = sorted({kernel.space for kernel in KERNELS.values()})
+    if name not in known:
+        raise SpaceError(f"unknown search space {name!r}: expected one of {', '.join(known)}")
+    shipped = paths.search_spaces() / f"{name}.yaml"
+    file = read_space_file(path or shipped)
+    if file.kernel != name:
+        raise SpaceError(
+            f"{path or shipped}: kernel: expected {name!r}, got {file.kernel!r}; give the file of that search space"
+        )
+    if path is not None:
+        check_served_by_templates(file, path, read_space_file(shipped))
+    path = path or shipped
+    return Space(
+        name=name,
+        path=path,
+        parameters=tuple(read_parameters(file, path)),
+        constraints=tuple(read_constraints(file, path)),
+        defaults=read_defaults(file, path),
+    )

@@ -1,0 +1,293 @@
+"""What templates see: a plan's steps and its module, with every structural question already answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from latune.plan import KERNELS, Kernel, Plan, Step
+from latune.problem import Problem, next_power_of_two
+
+TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
+SMALLEST_TILE = 16
+SCAN_BLOCK = 1024
+
+_LIKE = {"o": "v", "dq": "q", "dk": "k", "dv": "v"}
+_ARGUMENT_DOCS = {
+    "q": "[B, H, N, {d}], any strides (a last stride other than 1 costs a copy).",
+    "k": "[B, H, N, {d}], likewise.",
+    "v": "[B, H, N, {e}], likewise.",
+    "slopes": "[H], fp32, >= 0, contiguous: the state decays by exp(-slope) a token.",
+    "scale": "finite and not 0.",
+    "do": "[B, H, N, {e}], gradient of o.",
+    "initial_state": "[B, H, {d}, {e}], fp32, contiguous.",
+    "dfinal_state": "[B, H, {d}, {e}], fp32, contiguous: gradient of the final state.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorView:
+    """A tensor as one kernel sees it: ``axis`` is ``d`` for the key dim, ``e`` for the value dim."""
+
+    name: str
+    axis: str
+    padded: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepView:
+    """One step of a plan, for the templates. ``d`` and ``e`` are the widths as this kernel sees them."""
+
+    problem: Problem
+    step: Step
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        return KERNELS[self.step.kernel]
+
+    @cached_property
+    def _values(self) -> dict[str, str | int]:
+        return self.step.config.values()
+
+    @property
+    def name(self) -> str:
+        return self.step.kernel
+
+    @property
+    def config(self) -> str:
+        return str(self.step.config)
+
+    @property
+    def algorithm(self) -> str:
+        return self.step.config.algorithm
+
+    @property
+    def fused(self) -> bool:
+        return self.kernel.space == "dkdv"
+
+    @property
+    def reverse(self) -> bool:
+        return self.kernel.reverse
+
+    @property
+    def segmented(self) -> bool:
+        return self.algorithm in ("split", "chunk_parallel")
+
+    @property
+    def transposed(self) -> bool:
+        return self._values["state_layout"] == "transposed"
+
+    @property
+    def decay(self) -> str:
+        return "none" if self.problem.decay == "none" else str(self._values["decay_mode"])
+
+    @property
+    def loads(self) -> str:
+        return str(self._values["loads"])
+
+    @property
+    def dtype(self) -> str:
+        return TL_DTYPES[self.problem.dtype]
+
+    @property
+    def d(self) -> int:
+        return self.kernel.dims(self.problem)[0]
+
+    @property
+    def e(self) -> int:
+        return self.kernel.dims(self.problem)[1]
+
+    @property
+    def block_n(self) -> int:
+        return int(self._values["BLOCK_N"])
+
+    @property
+    def block_d(self) -> int:
+        return max(SMALLEST_TILE, next_power_of_two(self.d))
+
+    @property
+    def block_e(self) -> int:
+        return max(SMALLEST_TILE, next_power_of_two(self.e)) if self.fused else int(self._values["BLOCK_E"])
+
+    @property
+    def num_splits(self) -> int:
+        return -(-self.e // self.block_e)
+
+    @property
+    def segments(self) -> int:
+        return int(self._values["SEGMENTS"])
+
+    @property
+    def scan_block(self) -> int:
+        return SCAN_BLOCK
+
+    @property
+    def launch_options(self) -> list[tuple[str, object]]:
+        config = self.step.config
+        fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
+        return [*fixed, *config.options]
+
+    def _tensor(self, name: str) -> TensorView:
+        wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v
+        key_dim = name in ("q", "k", "dk") if self.fused else name in self.kernel.inputs[:2]
+        padded = wide % (self.block_d if key_dim else self.block_e) != 0
+        return TensorView(name=name, axis="d" if key_dim else "e", padded=padded)
+
+    @cached_property
+    def inputs(self) -> list[TensorView]:
+        return [self._tensor(name) for name in self.kernel.inputs]
+
+    @cached_property
+    def tensors(self) -> list[TensorView]:
+        """Inputs, then outputs."""
+        return [*self.inputs, *(self._tensor(name) for name in self.kernel.outputs)]
+
+    def tensor(self, name: str) -> TensorView:
+        return self._tensor(name)
+
+    @property
+    def x(self) -> TensorView:
+        return self.inputs[0]
+
+    @property
+    def y(self) -> TensorView:
+        """The tensor that contracts with queries, and the state's key side (q for ``dkdv``)."""
+        return self._tensor("q") if self.fused else self.inputs[1]
+
+    @property
+    def z(self) -> TensorView:
+        """The state's value side (do for ``dkdv``)."""
+        return self._tensor("do") if self.fused else self.inputs[2]
+
+    @property
+    def out(self) -> TensorView:
+        return self._tensor(self.kernel.outputs[0])
+
+    @property
+    def decayed_tensor(self) -> str:
+        """The source tile that carries the decay into the state update."""
+        return (self.y if self._values.get("decayed") == "key" else self.z).name
+
+    @property
+    def state_in(self) -> str | None:
+        """The given state the walk starts from: the initial one forward, the final one's gradient in reverse."""
+        if self.reverse:
+            return "dfinal_state" if self.problem.needs_final_state else None
+        return "initial_state" if self.problem.has_initial_state else None
+
+    @property
+    def state_out(self) -> str | None:
+        """The state the walk leaves behind, where the caller wants it."""
+        if self.name == "o" and self.problem.needs_final_state:
+            return "final_state"
+        if self.name in ("dv", "dkdv") and self.problem.has_initial_state:
+            return "dinitial_state"
+        return None
+
+    @property
+    def key_major(self) -> bool:
+        """Given and returned states are [D, E] as this kernel sees them; False: their transpose."""
+        return self.kernel.key_dim == "head_dim_k"
+
+    @property
+    def ragged_state(self) -> bool:
+        """A state passes the sequence's ragged end, where weights depend on the last chunk's length."""
+        return self.state_in is not None if self.reverse else self.state_out is not None
+
+    @property
+    def state_padded(self) -> bool:
+        return self.y.padded or self.z.padded
+
+    @property
+    def states(self) -> list[str]:
+        """State arguments of the main kernel, in order."""
+        given = self.state_in if self.algorithm != "chunk_parallel" else None
+        scratch = "segment_states" if self.segmented else None
+        return [name for name in (given, self.state_out, scratch) if name]
+
+    @property
+    def uses_columns(self) -> bool:
+        """Pointers to tiles or to states are computed in the kernel."""
+        return self.loads == "pointer" or bool(self.states)
+
+    @property
+    def lengths(self) -> list[str]:
+        return ["num_heads", "seqlen", *(["segment_rows", "num_segments"] if self.segmented else [])]
+
+    def dot(self, left: str, right: str, acc: str | None = None) -> str:
+        """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""
+        precision = ', input_precision="tf32x3"' if self.problem.dtype == "fp32" else ""
+        return f"tl.dot({left}, {right}{f', {acc}' if acc else ''}{precision})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleView:
+    """The whole module, for the templates."""
+
+    problem: Problem
+    plan: Plan
+    steps: list[StepView]
+    template_sha256: str
+
+    @property
+    def title(self) -> str:
+        passes = {"fwd": "Forward", "bwd": "Backward"}
+        return f"{passes[self.problem.direction]} pass of lightning attention, generated by latune."
+
+    @property
+    def uses_tma(self) -> bool:
+        return any(step.loads == "tma" for step in self.steps)
+
+    @property
+    def has_decay(self) -> bool:
+        return self.problem.decay != "none"
+
+    @property
+    def has_factored(self) -> bool:
+        return any(step.decay == "factored" for step in self.steps)
+
+    @property
+    def d(self) -> int:
+        return self.problem.head_dim_k
+
+    @property
+    def e(self) -> int:
+        return self.problem.head_dim_v
+
+    @property
+    def function(self) -> str:
+        return {"fwd": "forward", "bwd": "backward"}[self.problem.direction]
+
+    @property
+    def summary(self) -> str:
+        kept = "exp(-slope) " if self.has_decay else ""
+        return f"Computes {', '.join(self.returns)} of o_t = scale * q_t^T S_t, S_t = {kept}S_(t-1) + k_t v_t^T."
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["q", "k", "v", *(["do"] if self.problem.direction == "bwd" else [])]
+
+    @property
+    def arguments(self) -> list[str]:
+        slopes = ["slopes"] if self.has_decay else []
+        do = ["do"] if self.problem.direction == "bwd" else []
+        initial = ["initial_state"] if self.problem.has_initial_state else []
+        dfinal = ["dfinal_state"] if self.problem.direction == "bwd" and self.problem.needs_final_state else []
+        return ["q", "k", "v", *slopes, "scale", *do, *initial, *dfinal]
+
+    @property
+    def argument_docs(self) -> list[tuple[str, str]]:
+        return [(name, _ARGUMENT_DOCS[name].format(d=self.d, e=self.e)) for name in self.arguments]
+
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """(output, the input whose shape it has)."""
+        return [(name, _LIKE[name]) for name in self.plan.outputs]
+
+    @property
+    def state_outputs(self) -> list[str]:
+        return [step.state_out for step in self.steps if step.state_out]
+
+    @property
+    def returns(self) -> list[str]:
+        return [*self.plan.outputs, *self.state_outputs]

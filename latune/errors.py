@@ -1,0 +1,42 @@
+"""The exceptions latune raises on purpose.
+
+    LatuneError                 a domain error: the command line prints it in one line and exits 1
+    ├── SpaceError              a search-space file is wrong; names file, key and remedy
+    ├── RenderError             a template cannot serve this problem and config
+    ├── BuildError              a rendered module does not compile for its target
+    ├── CacheError              a cache file cannot be read or written as asked
+    ├── WorkerError             the tuner's worker process cannot start, or a problem does not fit its device
+    └── UnknownGpuError         no GPU of that name in the catalogue
+
+Wrong arguments to the operator are plain ``ValueError``s, as PyTorch users expect.
+"""
+
+from __future__ import annotations
+
+
+class LatuneError(Exception):
+    """Base of every error a user can mend; its message says how."""
+
+
+class SpaceError(LatuneError):
+    """A search-space file is malformed; the message names file, key and remedy."""
+
+
+class RenderError(LatuneError):
+    """A template cannot render the given problem and plan."""
+
+
+class BuildError(LatuneError):
+    """A rendered module does not compile for its target."""
+
+
+class CacheError(LatuneError):
+    """A cache file cannot be read or written as asked."""
+
+
+class WorkerError(LatuneError):
+    """The tuner's worker process cannot start, or a problem does not fit its device."""
+
+
+class UnknownGpuError(LatuneError):
+    """No GPU of that name is in the catalogue."""

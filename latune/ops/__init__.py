@@ -1,0 +1,1 @@
+"""What a model calls: the operator, its PyTorch reference, and the slopes models use."""

@@ -1,0 +1,148 @@
+"""``lightning_attn``: the operator a model calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from latune.codegen.dtypes import TORCH_DTYPES
+from latune.ops import reference
+from latune.ops.checks import check_arguments
+from latune.ops.dispatch import decide
+from latune.problem import Problem
+
+_DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_HEAD_DIM_STEP = 16
+
+
+def lightning_attn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal linear attention with exponential decay (Lightning Attention-2, arXiv:2401.04658).
+
+        o_t = scale * q_t^T S_t        S_t = exp(-s) S_{t-1} + k_t v_t^T
+
+    The current token is not decayed. Differentiable in q, k, v and initial_state. On CUDA tensors it runs the kernels
+    that the cache holds for this GPU; on CPU tensors the PyTorch reference.
+
+    Args:
+        q: [B, H, N, D], bf16, fp16 or fp32 (fp64 too on the CPU). Any strides; a last stride other than 1 costs a copy.
+            1 <= D <= 256; a D that is no multiple of 16 is padded with zeros, at the cost of a copy.
+        k: [B, H, N, D], q's dtype and device.
+        v: [B, H, N, E], likewise; E as D.
+        slopes: s, fp32, [H] or [H, 1, 1]; finite and s >= 0 (the log decay is -s), or None for no decay. Constant: no
+            gradient. Its values are checked on CPU tensors only, since reading them from a GPU would synchronise it.
+        scale: finite and not 0.
+        initial_state: S_{-1}, [B, H, D, E], floating point; used in fp32.
+        return_final_state: also return S_{N-1}.
+        cu_seqlens: must be None; packed sequences are not supported.
+
+    Returns:
+        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, fp32 [B, H, D, E]. A NaN or an
+        infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
+        earlier), never another head's.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype, device or value; the message says what was expected, what
+            came and what to do.
+    """
+    check_arguments(q, k, v, slopes, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    slopes = None if slopes is None else slopes.reshape(-1).contiguous()
+    if initial_state is not None and q.dtype != torch.float64:
+        initial_state = initial_state.to(torch.float32)
+    if not q.is_cuda:
+        o, final_state = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+        return (o, final_state) if return_final_state else o
+    o, final_state = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
+    return (o, final_state) if return_final_state else o
+
+
+def _padded(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+    """``_attend`` on head dims that are multiples of 16; others gain columns of zeros, which add nothing."""
+    extra_k, extra_v = -q.shape[-1] % _HEAD_DIM_STEP, -v.shape[-1] % _HEAD_DIM_STEP
+    if not extra_k and not extra_v:
+        return _attend(q, k, v, slopes, scale, initial_state, return_final_state)
+    if initial_state is not None:
+        initial_state = pad(initial_state, (0, extra_v, 0, extra_k))
+    q, k, v = pad(q, (0, extra_k)), pad(k, (0, extra_k)), pad(v, (0, extra_v))
+    o, final_state = _attend(q, k, v, slopes, scale, initial_state, return_final_state)
+    width_k, width_v = q.shape[-1] - extra_k, v.shape[-1] - extra_v
+    return o[..., :width_v], None if final_state is None else final_state[..., :width_k, :width_v]
+
+
+def _attend(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+    if q.shape[0] == 0 or q.shape[1] == 0:
+        empty = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+        return empty if return_final_state else (empty[0], None)
+    differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, initial_state))
+    if differentiable:
+        return _LightningAttention.apply(q, k, v, slopes, scale, initial_state, return_final_state)
+    return _forward(q, k, v, slopes, scale, initial_state, return_final_state)
+
+
+class _LightningAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(q, k, v, slopes, initial_state)
+        ctx.scale = scale
+        ctx.set_materialize_grads(False)
+        return _forward(q, k, v, slopes, scale, initial_state, return_final_state)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, do, dfinal_state):  # type: ignore[no-untyped-def]
+        q, k, v, slopes, initial_state = ctx.saved_tensors
+        if do is None and dfinal_state is None:
+            return (None,) * 7
+        do = torch.zeros_like(v) if do is None else do
+        dq, dk, dv, dinitial_state = _backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
+        return dq, dk, dv, None, None, dinitial_state, None
+
+
+def _forward(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+    problem = _problem("fwd", q, v, slopes, initial_state, return_final_state)
+    given = [x for x in (initial_state,) if x is not None]
+    outputs = _run(problem, q, k, v, slopes, scale, *(x.contiguous() for x in given))
+    return outputs if return_final_state else (outputs[0], None)
+
+
+def _backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):  # type: ignore[no-untyped-def]
+    problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
+    given = [x for x in (initial_state, dfinal_state) if x is not None]
+    outputs = _run(problem, q, k, v, slopes, scale, do, *(x.contiguous() for x in given))
+    return outputs if initial_state is not None else (*outputs, None)
+
+
+def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:
+    return Problem(
+        direction=direction,
+        decay="none" if slopes is None else "constant",
+        dtype=_DTYPE_NAMES[q.dtype],
+        batch=q.shape[0],
+        num_heads=q.shape[1],
+        seqlen=q.shape[2],
+        head_dim_k=q.shape[3],
+        head_dim_v=v.shape[3],
+        has_initial_state=initial_state is not None,
+        needs_final_state=final,
+    )
+
+
+def _run(problem: Problem, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
+    """Runs the decision on q's device; Triton launches on the current one, which need not be q's."""
+    index = q.device.index
+    decision = decide(problem, index)
+    arguments = (q, k, v, *rest) if slopes is None else (q, k, v, slopes, *rest)
+    if index == torch.cuda.current_device():
+        return decision(*arguments)
+    with torch.cuda.device(index):
+        return decision(*arguments)

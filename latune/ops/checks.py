@@ -1,0 +1,96 @@
+"""Argument checks of ``lightning_attn``: shapes, dtypes and devices; values only where that costs no synchronisation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from latune.codegen.dtypes import TORCH_DTYPES
+
+MAX_HEAD_DIM = 256
+_CUDA_DTYPES = tuple(TORCH_DTYPES.values())
+_CPU_DTYPES = (*_CUDA_DTYPES, torch.float64)
+
+
+def check_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    *,
+    scale: float,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:
+    """Raises ValueError for the first argument that is wrong; see ``lightning_attn`` for what is right."""
+    if cu_seqlens is not None:
+        raise ValueError("cu_seqlens: expected None, got a tensor; packed sequences are not supported, call once a sequence")
+    if not (math.isfinite(scale) and scale != 0):
+        raise ValueError(f"scale: expected a finite number other than 0, got {scale}")
+    _check_qkv(q, k, v)
+    if slopes is not None:
+        _check_slopes(slopes, q)
+    if initial_state is not None:
+        _check_state(initial_state, q, v)
+
+
+def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4:
+            raise ValueError(f"{name}: expected 4 dimensions [B, H, N, width], got shape {list(x.shape)}; reshape it")
+    if k.shape != q.shape:
+        raise ValueError(f"k: expected q's shape {list(q.shape)}, got {list(k.shape)}; q and k share B, H, N and D")
+    if v.shape[:3] != q.shape[:3]:
+        raise ValueError(f"v: expected [B, H, N] of {list(q.shape[:3])} as in q, got shape {list(v.shape)}")
+    for name, x in (("k", k), ("v", v)):
+        _check_like_q(name, x, q)
+    known = _CUDA_DTYPES if q.is_cuda else _CPU_DTYPES
+    if q.dtype not in known:
+        raise ValueError(
+            f"q: expected dtype {', '.join(map(str, known))} on {q.device.type}, got {q.dtype}; convert q, k and v"
+        )
+    if q.device.type not in ("cuda", "cpu"):
+        raise ValueError(f"q: expected a cuda or cpu tensor, got one on {q.device}; move q, k and v")
+    if q.shape[2] < 1:
+        raise ValueError(f"q: expected at least one token (N >= 1), got shape {list(q.shape)}")
+    for name, x in (("q", q), ("v", v)):
+        if not 1 <= x.shape[3] <= MAX_HEAD_DIM:
+            raise ValueError(
+                f"{name}: expected a head dim of 1 to {MAX_HEAD_DIM}, got {x.shape[3]}; split the head or project it down"
+            )
+
+
+def _check_like_q(name: str, x: Tensor, q: Tensor) -> None:
+    if x.dtype != q.dtype:
+        raise ValueError(f"{name}: expected q's dtype {q.dtype}, got {x.dtype}; convert one of them")
+    if x.device != q.device:
+        raise ValueError(f"{name}: expected q's device {q.device}, got {x.device}; move one of them")
+
+
+def _check_slopes(slopes: Tensor, q: Tensor) -> None:
+    heads = q.shape[1]
+    if slopes.shape not in ((heads,), (heads, 1, 1)):
+        raise ValueError(f"slopes: expected shape [{heads}] or [{heads}, 1, 1], one a head of q, got {list(slopes.shape)}")
+    if slopes.dtype != torch.float32:
+        raise ValueError(f"slopes: expected dtype torch.float32, got {slopes.dtype}; convert with slopes.float()")
+    if slopes.device != q.device:
+        raise ValueError(f"slopes: expected q's device {q.device}, got {slopes.device}; move it once, outside the model's loop")
+    if slopes.requires_grad and torch.is_grad_enabled():
+        raise ValueError("slopes: expected a constant, got a tensor that requires grad; pass slopes.detach()")
+    if not slopes.is_cuda and not bool(((slopes >= 0) & slopes.isfinite()).all()):
+        raise ValueError(
+            f"slopes: expected finite values >= 0, got {slopes.min().item():g} to {slopes.max().item():g}; "
+            "the state decays by exp(-slope): pass the negated log decay"
+        )
+
+
+def _check_state(initial_state: Tensor, q: Tensor, v: Tensor) -> None:
+    shape = (*q.shape[:2], q.shape[3], v.shape[3])
+    if initial_state.shape != shape:
+        raise ValueError(f"initial_state: expected shape [B, H, D, E] = {list(shape)}, got {list(initial_state.shape)}")
+    if not initial_state.is_floating_point():
+        raise ValueError(f"initial_state: expected a floating-point dtype, got {initial_state.dtype}; use torch.float32")
+    if initial_state.device != q.device:
+        raise ValueError(f"initial_state: expected q's device {q.device}, got {initial_state.device}; move it")

@@ -1,0 +1,122 @@
+"""Problem -> the loaded module that serves it, decided once a bucket and device, under a lock."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
+
+from latune.cache import resolve as ladder
+from latune.cache.resolve import Resolution
+from latune.codegen.load import load_plan
+from latune.codegen.templates import template_sha256
+from latune.gpu import Gpu, find_gpu, identify_gpu
+from latune.plan import Plan
+from latune.problem import Bucket, Problem
+
+Tensors = tuple[torch.Tensor, ...]
+_UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
+
+_decisions: dict[tuple[int, Bucket], Decision] = {}
+_lock = threading.Lock()
+
+
+class Decision:
+    """What runs a bucket on one device: the first plan of the ladder that compiles and launches here.
+
+    Called with the arguments of the generated module's host function; returns its tuple.
+    """
+
+    def __init__(self, problem: Problem, resolution: Resolution) -> None:
+        self.problem = problem
+        self.resolution = resolution
+        self._candidates: Iterator[tuple[Plan, str]] = resolution.candidates
+        self.plan, self.why = next(self._candidates)
+        self._function = self._load()
+
+    def __call__(self, *arguments: object) -> Tensors:
+        try:
+            return self._function(*arguments)
+        except _UNLAUNCHABLE as error:
+            self._fall_back(error)
+        except RuntimeError as error:
+            if "PassManager" not in str(error):
+                raise
+            self._fall_back(error)
+        return self(*arguments)
+
+    def _load(self) -> Callable[..., Tensors]:
+        module = load_plan(self.problem, self.plan)
+        return getattr(module, {"fwd": "forward", "bwd": "backward"}[self.problem.direction])
+
+    def _fall_back(self, error: Exception) -> None:
+        """Takes the next candidate; the last one's error is the caller's."""
+        following = next(self._candidates, None)
+        if following is None:
+            raise error
+        failed, (self.plan, self.why) = self.why, following
+        warnings.warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})", stacklevel=4)
+        self._function = self._load()
+
+
+def decide(problem: Problem, device_index: int) -> Decision:
+    """The decision for ``problem`` on a CUDA device: one look-up when its bucket was met before."""
+    key = (device_index, problem.bucket())
+    decision = _decisions.get(key)
+    if decision is None:
+        with _lock:
+            decision = _decisions.get(key) or _decisions.setdefault(key, _decide(problem, device_index))
+    return decision
+
+
+def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
+    """What would run ``problem`` on ``gpu`` (a catalogue name or a ``Gpu``), and why. Loads and compiles nothing.
+
+    Raises:
+        UnknownGpuError: no GPU of that name is in the catalogue.
+    """
+    found = find_gpu(gpu) if isinstance(gpu, str) else gpu
+    return ladder.resolve(problem, found, template_sha256=template_sha256())
+
+
+def _decide(problem: Problem, device_index: int) -> Decision:
+    gpu = device_gpu(device_index)
+    resolution = resolve(problem, gpu)
+    if resolution.step != "exact":
+        warnings.warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}", stacklevel=5)
+    return Decision(problem, resolution)
+
+
+def tune_command(problem: Problem, gpu: Gpu) -> str:
+    """The command line that tunes exactly this problem."""
+    shape = ",".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
+    options = f"--shape {shape} --dtype {problem.dtype} --direction {problem.direction} --decay {problem.decay}"
+    return f"latune tune --gpu {gpu.name} {options}"
+
+
+@functools.cache
+def device_gpu(device_index: int) -> Gpu:
+    """The GPU behind a CUDA device index, recognised by its silicon."""
+    properties = torch.cuda.get_device_properties(device_index)
+    return identify_gpu(
+        arch=properties.major * 10 + properties.minor,
+        sms=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+        l2_bytes=properties.L2_cache_size,
+        title=properties.name,
+    )
+
+
+def forget_decisions() -> None:
+    """Drops every decision, so that the next call reads the cache anew (after a tuning run in the same process)."""
+    with _lock:
+        _decisions.clear()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

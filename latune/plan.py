@@ -1,0 +1,145 @@
+"""The kernels that serve a direction, the roles tensors play in them, and plans made of them.
+
+One operator serves every pass (l = exp(-slope)):
+
+    LA(x, y, z)_i  = sum over j <= i of l^(i-j) (x_i . y_j) z_j
+    RLA(x, y, z)_i = sum over j >= i of l^(j-i) (x_i . y_j) z_j
+
+    o = LA(q, k, v)    dq = LA(do, v, k)    dk = RLA(v, do, q)    dv = RLA(k, q, do)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from latune.config import Config
+from latune.problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """One kernel of a plan: which search space it is drawn from and which tensors play which role.
+
+    Attributes:
+        name: the gradient or output it computes; also its name in an entry.
+        space: the search space (and template body) that serves it: ``stream`` or ``dkdv``.
+        direction: ``fwd`` or ``bwd``.
+        inputs: the tensors it reads, in the order x, y, z of the operator (q, k, v, do for ``dkdv``).
+        outputs: the tensors it writes.
+        key_dim: which of the problem's head dims contracts x with y: ``head_dim_k`` or ``head_dim_v``.
+        value_dim: the other one, the width of z and the output.
+        reverse: runs from the last token to the first.
+    """
+
+    name: str
+    space: str
+    direction: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    key_dim: str
+    value_dim: str
+    reverse: bool
+
+    def dims(self, problem: Problem) -> tuple[int, int]:
+        """(D, E) as this kernel sees them: the contracted width and the width of its output."""
+        return getattr(problem, self.key_dim), getattr(problem, self.value_dim)
+
+    def compulsory_bytes(self, problem: Problem) -> int:
+        """Bytes of every input read once and every output written once, without states."""
+        width = {name: problem.head_dim_k for name in ("q", "k", "dq", "dk")}
+        width |= {name: problem.head_dim_v for name in ("v", "o", "do", "dv")}
+        rows = problem.batch_heads * problem.seqlen * problem.dtype_bytes
+        return rows * sum(width[name] for name in self.inputs + self.outputs)
+
+
+def _stream(name: str, direction: str, inputs: tuple[str, str, str], key: str, value: str, reverse: bool) -> Kernel:
+    return Kernel(
+        name=name,
+        space="stream",
+        direction=direction,
+        inputs=inputs,
+        outputs=(name,),
+        key_dim=f"head_dim_{key}",
+        value_dim=f"head_dim_{value}",
+        reverse=reverse,
+    )
+
+
+KERNELS: Mapping[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        _stream("o", "fwd", ("q", "k", "v"), "k", "v", False),
+        _stream("dq", "bwd", ("do", "v", "k"), "v", "k", False),
+        _stream("dk", "bwd", ("v", "do", "q"), "v", "k", True),
+        _stream("dv", "bwd", ("k", "q", "do"), "k", "v", True),
+        Kernel(
+            name="dkdv",
+            space="dkdv",
+            direction="bwd",
+            inputs=("q", "k", "v", "do"),
+            outputs=("dk", "dv"),
+            key_dim="head_dim_k",
+            value_dim="head_dim_v",
+            reverse=True,
+        ),
+    )
+}
+
+FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "fwd": (("o",),),
+    "bwd": (("dq", "dkdv"), ("dq", "dk", "dv")),
+}
+"""The complete plans of a direction, as the names of their kernels in launch order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Step:
+    """One kernel of a plan with the config it runs under."""
+
+    kernel: str
+    config: Config
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise ValueError(f"plan: expected a kernel of {', '.join(KERNELS)}, got {self.kernel!r}")
+
+    def to_json(self) -> dict[str, object]:
+        return {"kernel": self.kernel, "config": self.config.to_json()}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Plan:
+    """The launches that serve a problem; a plan that is not complete computes some outputs only."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def digest(self) -> str:
+        text = " ".join(f"{step.kernel}:{step.config.digest}" for step in self.steps)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(KERNELS[step.kernel] for step in self.steps)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the tensors it computes, in the order the generated module returns them."""
+        return tuple(name for kernel in self.kernels for name in kernel.outputs)
+
+    def to_json(self) -> list[dict[str, object]]:
+        return [step.to_json() for step in self.steps]
+
+    @classmethod
+    def from_json(cls, steps: list[Mapping[str, object]]) -> Plan:
+        """The inverse of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a step or a field is missing, unknown or of another type.
+        """
+        return cls(tuple(Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in steps))  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return "; ".join(f"{step.kernel}: {step.config}" for step in self.steps)

@@ -1,0 +1,127 @@
+"""What is to be computed: the problem a kernel is generated for, and the bucket it is cached under."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+DIRECTIONS = ("fwd", "bwd")
+DECAYS = ("none", "constant")
+DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Bucket:
+    """The cache's key: powers of two of ``batch * num_heads`` and ``seqlen``, all else exact."""
+
+    op: str
+    direction: str
+    decay: str
+    dtype: str
+    batch_heads: int
+    seqlen: int
+    head_dim_k: int
+    head_dim_v: int
+    has_initial_state: bool = False
+    needs_final_state: bool = False
+    varlen: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def problem(self) -> Problem:
+        """A problem that stands for the whole bucket (one batch, ``batch_heads`` heads)."""
+        fields = self.to_json()
+        return Problem(batch=1, num_heads=fields.pop("batch_heads"), **fields)
+
+    def __str__(self) -> str:
+        flags = [name for name in ("has_initial_state", "needs_final_state", "varlen") if getattr(self, name)]
+        dims = f"bh{self.batch_heads} n{self.seqlen} d{self.head_dim_k} e{self.head_dim_v}"
+        return " ".join([self.direction, dims, self.dtype, f"decay={self.decay}", *flags])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Problem:
+    """One call of an operator in one direction.
+
+    Attributes:
+        direction: ``fwd`` or ``bwd``.
+        decay: ``none`` or ``constant`` (one slope a head).
+        dtype: dtype of q, k, v and their gradients: ``bf16``, ``fp16`` or ``fp32``.
+        head_dim_k: D, the width of q and k.
+        head_dim_v: E, the width of v and o.
+        has_initial_state: forward reads an initial state; backward returns its gradient.
+        needs_final_state: forward returns the final state; backward takes its gradient.
+    """
+
+    direction: str
+    decay: str
+    dtype: str
+    batch: int
+    num_heads: int
+    seqlen: int
+    head_dim_k: int
+    head_dim_v: int
+    has_initial_state: bool = False
+    needs_final_state: bool = False
+    varlen: bool = False
+    op: str = "lightning_attn"
+
+    def __post_init__(self) -> None:
+        _expect_one_of("direction", self.direction, DIRECTIONS)
+        _expect_one_of("decay", self.decay, DECAYS)
+        _expect_one_of("dtype", self.dtype, DTYPE_BYTES)
+        for name in ("batch", "num_heads", "seqlen", "head_dim_k", "head_dim_v"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"problem: expected {name} >= 1, got {getattr(self, name)}")
+
+    @property
+    def batch_heads(self) -> int:
+        return self.batch * self.num_heads
+
+    @property
+    def dtype_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Bytes no implementation can avoid: every input read once, every output written once.
+
+        Forward reads q, k, v and writes o; backward reads q, k, v, do and writes dq, dk, dv.
+        fp32 states [B, H, D, E] are counted where the flags ask for them.
+        """
+        rows = self.batch_heads * self.seqlen * self.dtype_bytes
+        widths = {"fwd": 2 * self.head_dim_k + 2 * self.head_dim_v, "bwd": 4 * self.head_dim_k + 3 * self.head_dim_v}
+        state = 4 * self.batch_heads * self.head_dim_k * self.head_dim_v
+        return rows * widths[self.direction] + state * self._states_moved()
+
+    def _states_moved(self) -> int:
+        initial = {"fwd": 1, "bwd": 2}[self.direction] * self.has_initial_state
+        return initial + self.needs_final_state
+
+    def bucket(self) -> Bucket:
+        fields = asdict(self)
+        del fields["batch"], fields["num_heads"]
+        fields["seqlen"] = nearest_power_of_two(self.seqlen)
+        return Bucket(batch_heads=nearest_power_of_two(self.batch_heads), **fields)
+
+    def with_direction(self, direction: str) -> Problem:
+        return replace(self, direction=direction)
+
+    def __str__(self) -> str:
+        shape = f"{self.batch},{self.num_heads},{self.seqlen},{self.head_dim_k},{self.head_dim_v}"
+        return f"{self.direction} {shape} {self.dtype} decay={self.decay}"
+
+
+def nearest_power_of_two(value: int) -> int:
+    """The power of two nearest to ``value`` on a logarithmic scale (1000 -> 1024, 1100 -> 1024)."""
+    return 1 << round(math.log2(value))
+
+
+def next_power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def _expect_one_of(name: str, value: str, known: object) -> None:
+    if value not in known:  # type: ignore[operator]
+        raise ValueError(f"problem: expected {name} to be one of {', '.join(known)}, got {value!r}")  # type: ignore[arg-type]

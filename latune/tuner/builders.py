@@ -1,0 +1,125 @@
+"""Plans compiled ahead of need, on all CPU cores, without a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol, cast
+
+from latune.codegen.build import Build, build
+from latune.errors import BuildError
+from latune.gpu import Gpu
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.jobs import Failure, Start
+from latune.tuner.process import Process
+
+COMPILER = "latune.tuner.builders:start"
+
+# The slowest compilations seen took a tenth of this.
+_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compile:
+    """Asks a compiler process for a ``Build``."""
+
+    problem: Problem
+    plan: Plan
+    gpu: Gpu
+
+
+class Builder(Protocol):
+    """Compiles plans, each one once."""
+
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
+        """Begins with plans that will soon be asked for."""
+
+    def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+        """The plan's build.
+
+        Raises:
+            BuildError: it cannot be rendered or does not compile.
+        """
+
+
+def start(_: int) -> Callable[[Compile], Build]:
+    """What a compiler process runs."""
+    return lambda job: build(job.problem, job.plan, job.gpu)
+
+
+class ParallelBuilder:
+    """Compiles in processes of its own; a plan that crashes the compiler, or stalls it, fails alone.
+
+    Args:
+        workers: processes at most, each started when it is first needed; None: one a CPU core.
+        runner: ``module:function`` that serves a process, as ``start`` does.
+        timeout_s: after which a compilation is given up.
+    """
+
+    def __init__(self, *, workers: int | None = None, runner: str = COMPILER, timeout_s: float = _TIMEOUT_S) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self._start = Start(runner=runner, device_index=0)
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(self.workers)
+        self._futures: dict[Compile, Future[Build]] = {}
+        self._idle: SimpleQueue[Process] = SimpleQueue()
+        self._processes: list[Process] = []
+        self._closing = False
+
+    def __enter__(self) -> ParallelBuilder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends all processes; compilations that have not ended are lost."""
+        self._closing = True
+        for future in self._futures.values():
+            future.cancel()
+        for process in list(self._processes):
+            process.popen.kill()
+        self._threads.shutdown()
+        for process in self._processes:
+            process.kill()
+
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
+        for plan in plans:
+            self._future(Compile(problem=problem, plan=plan, gpu=gpu))
+
+    def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+        """As ``Builder``.
+
+        Raises:
+            BuildError: it cannot be rendered, does not compile, crashes the compiler or takes too long.
+            WorkerError: no compiler process can be started.
+        """
+        return self._future(Compile(problem=problem, plan=plan, gpu=gpu)).result()
+
+    def _future(self, job: Compile) -> Future[Build]:
+        if job not in self._futures:
+            self._futures[job] = self._threads.submit(self._compile, job)
+        return self._futures[job]
+
+    def _compile(self, job: Compile) -> Build:
+        process = self._take()
+        answer = process.ask(job, self._timeout_s)  # type: ignore[arg-type]
+        if not isinstance(answer, Failure) or answer.outcome == "compile_error":
+            self._idle.put(process)
+        else:
+            self._processes.remove(process)
+            process.kill()
+        if isinstance(answer, Failure):
+            raise BuildError(answer.detail)
+        return cast(Build, answer)
+
+    def _take(self) -> Process:
+        """An idle process, else a new one: there are never more than threads that hold one."""
+        if not self._idle.empty():
+            return self._idle.get()
+        process = Process.launch(self._start)
+        self._processes.append(process)
+        if self._closing:  # It was starting when the others were ended.
+            process.popen.kill()
+        return process

@@ -1,0 +1,91 @@
+"""Complete plans made of tuned kernels.
+
+dk and dv are the operator that dq is, with its roles permuted: a ranking of dq's configs serves all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+
+from latune.codegen.space import Space
+from latune.config import Config
+from latune.gpu import Gpu
+from latune.plan import FORMS, KERNELS, Plan, Step
+from latune.problem import Problem
+from latune.tuner.grid import Grid
+
+Spaces = Mapping[str, Space]
+
+# Whose ranking serves a kernel that has no search of its own.
+_SIBLINGS = {"dk": "dq", "dv": "dq"}
+_PLANS_OF_A_FORM = 5
+_CONFIGS_OF_A_KERNEL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composer:
+    """Puts together the plans of one problem on one GPU."""
+
+    problem: Problem
+    gpu: Gpu
+    spaces: Spaces
+
+    @property
+    def forms(self) -> list[tuple[str, ...]]:
+        """The direction's forms, without those that have a kernel whose space is empty here."""
+        return [form for form in FORMS[self.problem.direction] if all(map(self._serves, form))]
+
+    @property
+    def searched(self) -> list[str]:
+        """The kernels that need a search of their own."""
+        return list(dict.fromkeys(_ranked_as(name) for form in self.forms for name in form))
+
+    def space(self, name: str) -> Space:
+        return self.spaces[KERNELS[name].space]
+
+    def compose(self, ranked: Mapping[str, Sequence[Config]], pinned: Sequence[Plan] = ()) -> list[Plan]:
+        """Plans of the best kernels, form by form, then the default and those of ``pinned`` that can run here.
+
+        Args:
+            ranked: configs of the searched kernels, best first; a form that lacks one of them is left out.
+        """
+        plans = [plan for form in self.forms for plan in islice(self._plans(form, ranked), _PLANS_OF_A_FORM)]
+        defaults = [self._default(form) for form in self.forms[:1]]
+        return list(dict.fromkeys([*plans, *defaults, *filter(self._allows, pinned)]))
+
+    def _serves(self, name: str) -> bool:
+        return self.space(name).serves(self.problem, self.gpu, KERNELS[name])
+
+    def _feasible(self, name: str, config: Config) -> bool:
+        return self.space(name).feasible(config, self.problem, self.gpu, KERNELS[name]) is None
+
+    def _plans(self, form: tuple[str, ...], ranked: Mapping[str, Sequence[Config]]) -> Iterator[Plan]:
+        """Plans of one form, those first whose kernels rank highest together; siblings share one config."""
+        searched = list(dict.fromkeys(map(_ranked_as, form)))
+        best = [ranked.get(name, ())[:_CONFIGS_OF_A_KERNEL] for name in searched]
+        places = product(*(range(len(configs)) for configs in best))
+        for place in sorted(places, key=lambda place: (sum(place), place)):
+            chosen = {name: configs[index] for name, configs, index in zip(searched, best, place, strict=True)}
+            yield Plan(tuple(Step(kernel=name, config=self._fitted(name, chosen[_ranked_as(name)])) for name in form))
+
+    def _fitted(self, name: str, config: Config) -> Config:
+        """The config itself where the kernel's space allows it, else the nearest that it does allow."""
+        if self._feasible(name, config):
+            return config
+        nearest = Grid(self.space(name), self.problem, self.gpu, KERNELS[name]).nearest(config.values())
+        assert nearest is not None, f"the form's kernels are served, {name} among them"
+        return nearest
+
+    def _default(self, form: tuple[str, ...]) -> Plan:
+        configs = ((name, self.space(name).default(self.problem, self.gpu, KERNELS[name])) for name in form)
+        return Plan(tuple(Step(kernel=name, config=config) for name, config in configs))
+
+    def _allows(self, plan: Plan) -> bool:
+        complete = tuple(step.kernel for step in plan.steps) in self.forms
+        return complete and all(self._feasible(step.kernel, step.config) for step in plan.steps)
+
+
+def _ranked_as(name: str) -> str:
+    return _SIBLINGS.get(name, name)

@@ -1,0 +1,213 @@
+"""What a plan is worth: measured by a worker process on its GPU, or predicted for a GPU that is not there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+from latune.cache.entry import Resources
+from latune.codegen.build import Build
+from latune.codegen.render import Source, render
+from latune.errors import BuildError, RenderError
+from latune.gpu import Gpu
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.builders import Builder
+from latune.tuner.occupancy import over_limit
+from latune.tuner.predict import predict
+from latune.tuner.worker import Worker
+
+STATIC_PROTOCOL = "static-1"
+"""Changes whenever ``predict`` does: its figures cannot be compared with those of another model."""
+
+MEASURED_PROTOCOL = "measured-1"
+"""Changes whenever candidates are verified or timed in another way."""
+
+# A candidate this many times slower than the incumbent is not timed to the end.
+_GIVE_UP_RATIO = 2.0
+_RACE_PROCESSES = 2
+_RACE_ROUNDS = 10
+
+_Binaries = tuple[tuple[str, int], ...]
+
+
+class Evaluator(Protocol):
+    """Judges plans of one problem on one GPU.
+
+    Attributes:
+        gpu: the GPU it judges for.
+        evidence: ``measured`` or ``static``.
+        bandwidth_gbps: what the roof is drawn from: the measured copy bandwidth, or the catalogue's.
+        batch: how many plans are worth preparing at once.
+    """
+
+    gpu: Gpu
+    evidence: str
+    bandwidth_gbps: float
+    batch: int
+
+    @property
+    def toolchain(self) -> Mapping[str, str | None]:
+        """Versions of what the figures depend on, by the names of ``cache.entry.TOOLCHAIN``."""
+
+    def prepare(self, plans: Sequence[Plan]) -> None:
+        """Begins to compile plans that will be evaluated next."""
+
+    def __call__(self, plan: Plan) -> Measurement:
+        """One plan, complete or not."""
+
+    def race(self, plans: Sequence[Plan]) -> list[Measurement]:
+        """Complete plans, compared with one another as carefully as this evaluator can."""
+
+    def resources(self, plan: Plan) -> tuple[Resources, ...]:
+        """What each kernel of a plan that is ok takes."""
+
+
+class _Built:
+    """A builder for one problem and GPU; turns builds that cannot run into measurements."""
+
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
+        self.problem = problem
+        self.gpu = gpu
+        self._builder = builder
+
+    def prepare(self, plans: Sequence[Plan]) -> None:
+        self._builder.prepare(self.problem, plans, self.gpu)
+
+    def build(self, plan: Plan) -> Build | Measurement:
+        """The build, or why there is none that this GPU could run."""
+        try:
+            built = self._builder(self.problem, plan, self.gpu)
+        except (BuildError, RenderError) as error:
+            return Measurement(outcome="compile_error", detail=str(error))
+        why = over_limit(built, self.gpu)
+        return built if why is None else Measurement(outcome="out_of_resources", detail=why)
+
+    def resources(self, plan: Plan) -> tuple[Resources, ...]:
+        kernels = self._builder(self.problem, plan, self.gpu).kernels
+        return tuple(
+            Resources(
+                name=kernel.name,
+                registers=kernel.registers,
+                spill_bytes=kernel.spill_bytes,
+                shared_bytes=kernel.shared_bytes,
+                num_warps=kernel.num_warps,
+            )
+            for kernel in kernels
+        )
+
+
+def _binaries(build: Build) -> _Binaries:
+    """What tells two plans apart on a GPU: plans of equal machine code and grids perform alike."""
+    return tuple((kernel.binary_sha256, kernel.programs) for kernel in build.kernels)
+
+
+class StaticEvaluator(_Built):
+    """Compiles plans for a GPU that need not be there and predicts their time (``predict`` states the model)."""
+
+    evidence = "static"
+
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, *, batch: int = 1) -> None:
+        super().__init__(problem, gpu, builder)
+        self.bandwidth_gbps = gpu.bandwidth_gbps
+        self.batch = batch
+        self._known: dict[_Binaries, Measurement] = {}
+
+    @property
+    def toolchain(self) -> Mapping[str, str | None]:
+        versions = {name: _version(name) for name in ("torch", "triton", "latune")}
+        return {**versions, "cuda": None, "driver": None, "protocol": STATIC_PROTOCOL}
+
+    def __call__(self, plan: Plan) -> Measurement:
+        built = self.build(plan)
+        if isinstance(built, Measurement):
+            return built
+        binaries = _binaries(built)
+        if binaries not in self._known:
+            prediction = predict(self.problem, plan, self.gpu, built)
+            self._known[binaries] = Measurement(outcome="ok", median_ms=prediction.total_ms, detail=f"predicted: {prediction}")
+        return self._known[binaries]
+
+    def race(self, plans: Sequence[Plan]) -> list[Measurement]:
+        self.prepare(plans)
+        return [self(plan) for plan in plans]
+
+
+class MeasuredEvaluator(_Built):
+    """Compiles plans on the CPU, then has the worker verify and time them on its GPU."""
+
+    evidence = "measured"
+
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker, *, batch: int = 1) -> None:
+        super().__init__(problem, gpu, builder)
+        self._worker = worker
+        self.bandwidth_gbps = worker.device().copy_gbps
+        self.batch = batch
+        self._known: dict[_Binaries, Measurement] = {}
+        self._best_ms: dict[tuple[str, ...], float] = {}
+
+    @property
+    def toolchain(self) -> Mapping[str, str | None]:
+        return {**dict(self._worker.device().toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
+
+    def __call__(self, plan: Plan) -> Measurement:
+        built = self.build(plan)
+        if isinstance(built, Measurement):
+            return built
+        binaries = _binaries(built)
+        if binaries not in self._known:
+            self._known[binaries] = self._measure(plan)
+        return self._known[binaries]
+
+    def _measure(self, plan: Plan) -> Measurement:
+        best_ms = self._best_ms.get(plan.outputs)
+        give_up_above_ms = None if best_ms is None else best_ms * _GIVE_UP_RATIO
+        source = render(self.problem, plan)
+        measurement = self._worker.evaluate(self.problem, plan, source, give_up_above_ms=give_up_above_ms)
+        if measurement.ok and measurement.median_ms is not None:
+            self._best_ms[plan.outputs] = min(measurement.median_ms, best_ms or measurement.median_ms)
+        return measurement
+
+    def race(self, plans: Sequence[Plan]) -> list[Measurement]:
+        """Each plan alone first, since one that fails would end the race for all; then those that passed, in turns."""
+        self.prepare(plans)
+        alone = {plan: self(plan) for plan in plans}
+        candidates = [(plan, render(self.problem, plan)) for plan, measurement in alone.items() if measurement.ok]
+        raced = self._race(candidates)
+        # No arm is ok: the race as a whole failed, which says nothing about any of them.
+        if any(measurement.ok for measurement in raced):
+            alone.update(zip((plan for plan, _ in candidates), raced, strict=True))
+        return [alone[plan] for plan in plans]
+
+    def _race(self, candidates: Sequence[tuple[Plan, Source]]) -> list[Measurement]:
+        runs = []
+        for _ in range(_RACE_PROCESSES if candidates else 0):
+            self._worker.restart()
+            runs.append(self._worker.race(self.problem, candidates, rounds=_RACE_ROUNDS))
+        return [_pooled(results) for results in zip(*runs, strict=True)]
+
+
+def _pooled(results: Sequence[Measurement]) -> Measurement:
+    """One candidate's results in several processes as one; a failure in any of them stands."""
+    failed = next((result for result in results if not result.ok), None)
+    if failed is not None:
+        return failed
+    return Measurement(
+        outcome="ok",
+        median_ms=statistics.median(result.median_ms for result in results if result.median_ms is not None),
+        ci_low_ms=min((result.ci_low_ms for result in results if result.ci_low_ms is not None), default=None),
+        ci_high_ms=max((result.ci_high_ms for result in results if result.ci_high_ms is not None), default=None),
+        samples=sum(result.samples for result in results),
+        errors=results[0].errors,
+        detail=f"raced in {len(results)} processes",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,112 @@
+"""What the parent and its worker process say to each other: metadata only, never a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+
+if TYPE_CHECKING:
+    from latune.codegen.render import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The first message: which runner (``module:function``) serves jobs, on which device."""
+
+    runner: str
+    device_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The answer to ``Start``: the runner is up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describe:
+    """Asks for a ``DeviceReport``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Asks for the inputs and references of a problem to be made and kept; answered by ``Ready``."""
+
+    problem: Problem
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """Asks for a ``Measurement`` of one plan of the prepared problem.
+
+    Attributes:
+        give_up_above_ms: stop timing after the race when the median is above this.
+    """
+
+    plan: Plan
+    source: Source
+    give_up_above_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """Asks for a list of ``Arm``: the candidates of the prepared problem, timed in turns."""
+
+    candidates: tuple[tuple[Plan, Source], ...]
+    rounds: int
+    seed: int
+
+
+Job = Describe | Prepare | Evaluate | Race
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The answer to a job that failed: one of ``latune.measurement.OUTCOMES`` and one line on why."""
+
+    outcome: str
+    detail: str
+
+    def measurement(self) -> Measurement:
+        return Measurement(outcome=self.outcome, detail=self.detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One candidate's result in a race.
+
+    Attributes:
+        rounds_ms: its median of each round, so that two arms of a race can be compared pairwise.
+    """
+
+    measurement: Measurement
+    rounds_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReport:
+    """A device as it reports itself, and what drives it.
+
+    Attributes:
+        title: the driver's name for the device.
+        arch: compute capability times ten.
+        sms: number of SMs.
+        memory_bytes: device memory.
+        l2_bytes: size of the L2 cache.
+        free_bytes: device memory that was free when asked.
+        copy_gbps: measured bandwidth of a device-to-device copy, reads and writes counted, GB/s.
+        toolchain: versions by name: torch, triton, cuda, driver.
+    """
+
+    title: str
+    arch: int
+    sms: int
+    memory_bytes: int
+    l2_bytes: int
+    free_bytes: int
+    copy_gbps: float
+    toolchain: tuple[tuple[str, str], ...]

@@ -1,0 +1,123 @@
+"""One worker process as its parent sees it: started, asked, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, Pipe
+from typing import IO
+
+from latune.errors import WorkerError
+from latune.tuner.jobs import Failure, Job, Start
+
+_STARTUP_TIMEOUT_S = 180.0
+_DEATH_TIMEOUT_S = 60.0
+_LOG_TAIL_BYTES = 4096
+# Not multiprocessing.Process: its spawn runs the parent's main script again, which breaks a script without a main guard.
+_BOOTSTRAP = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[3])
+from latune.tuner.child import serve
+serve(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """A running worker process.
+
+    Attributes:
+        log: what the process prints; a file without a name, so that nothing is left behind.
+    """
+
+    popen: subprocess.Popen[bytes]
+    connection: Connection
+    log: IO[bytes]
+
+    @classmethod
+    def launch(cls, start: Start) -> Process:
+        """Starts a process and waits until its runner is up.
+
+        Raises:
+            WorkerError: it ended, or gave no sign in time; with the last line it printed.
+        """
+        process = cls._spawn()
+        try:
+            answer = process.ask(start, _STARTUP_TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            raise
+        if isinstance(answer, Failure):
+            process.kill()
+            raise WorkerError(f"the worker process for device {start.device_index} did not start: {answer.detail}")
+        return process
+
+    @classmethod
+    def _spawn(cls) -> Process:
+        ours, theirs = Pipe()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
+        path = json.dumps([str(folder) for folder in sys.path])
+        # A session of its own: Ctrl-C is the parent's to handle, and compilers it started are killed with it.
+        popen = subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP, str(theirs.fileno()), str(os.getpid()), path],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        theirs.close()
+        return cls(popen=popen, connection=ours, log=log)
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def ask(self, job: Job | Start, timeout_s: float) -> object:
+        """The answer to a job: a ``Failure`` too when the process dies over it or does not answer in time."""
+        printed_before = os.fstat(self.log.fileno()).st_size
+        try:
+            self.connection.send(job)
+            if not self.connection.poll(timeout_s):
+                return Failure(outcome="timeout", detail=f"no answer within {timeout_s:g} s")
+            answer: object = self.connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return self._with_log(Failure(outcome="illegal_access", detail=self._death()), printed_before)
+        if isinstance(answer, Failure) and answer.outcome == "compile_error":
+            return self._with_log(answer, printed_before)
+        return answer
+
+    def _death(self) -> str:
+        code = self.popen.wait(_DEATH_TIMEOUT_S)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        return f"the worker process {how}"
+
+    def _with_log(self, failure: Failure, printed_before: int) -> Failure:
+        """The failure with the last line the process has printed since then."""
+        size = os.fstat(self.log.fileno()).st_size
+        start = max(printed_before, size - _LOG_TAIL_BYTES)
+        # pread: the file's position is shared with the process.
+        lines = os.pread(self.log.fileno(), size - start, start).decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+        return failure if last is None else replace(failure, detail=f"{failure.detail}; its log ends with: {last}")
+
+    def kill(self) -> None:
+        """Ends the process and whatever it started.
+
+        Raises:
+            WorkerError: it survives SIGKILL, as a process stuck in the driver does.
+        """
+        self.connection.close()
+        if self.alive:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        try:
+            self.popen.wait(_DEATH_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise WorkerError(f"process {self.popen.pid} is stuck in the GPU driver: reset the device or reboot") from error
+        finally:
+            self.log.close()

@@ -1,0 +1,170 @@
+"""What the worker process does on its GPU: describe it, verify and time one plan, race several."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+
+from latune.codegen.load import load
+from latune.measurement import Measurement
+from latune.plan import FORMS, Plan
+from latune.problem import Problem
+from latune.tuner import timing
+from latune.tuner.cases import Inputs
+from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Job, Prepare, Race, Ready
+from latune.tuner.sampling import copy_gbps, gpu_sampler, input_sets
+from latune.tuner.verify import Fixture, Verification, prepare, verify
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def start(device_index: int) -> Callable[[Job], object]:
+    """Takes the device and returns what answers jobs on it."""
+    torch.cuda.set_device(device_index)
+    return GpuRunner(device=torch.device("cuda", device_index), copy_gbps=copy_gbps())
+
+
+@dataclass(kw_only=True)
+class GpuRunner:
+    """Answers jobs on the current GPU; keeps the inputs and references of the last prepared problem.
+
+    Attributes:
+        copy_gbps: measured bandwidth of a copy, GB/s.
+    """
+
+    device: torch.device
+    copy_gbps: float
+    _seed: int = 0
+    _fixture: Fixture | None = None
+    _sets: list[Inputs] = field(default_factory=list)
+
+    def __call__(self, job: Job) -> object:
+        # A candidate that ran out of memory, or took much scratch, must not starve the next.
+        torch.cuda.empty_cache()
+        match job:
+            case Describe():
+                return self._describe()
+            case Prepare():
+                return self._prepare(job.problem, job.seed)
+            case Evaluate():
+                return self._evaluate(job)
+            case Race():
+                return self._race(job)
+
+    def _describe(self) -> DeviceReport:
+        device = torch.cuda.get_device_properties(self.device)
+        return DeviceReport(
+            title=device.name,
+            arch=10 * device.major + device.minor,
+            sms=device.multi_processor_count,
+            memory_bytes=device.total_memory,
+            l2_bytes=device.L2_cache_size,
+            free_bytes=torch.cuda.mem_get_info(self.device)[0],
+            copy_gbps=self.copy_gbps,
+            toolchain=toolchain(),
+        )
+
+    def _prepare(self, problem: Problem, seed: int) -> Ready:
+        # Freed first: the last problem's tensors and the next one's need not fit together.
+        self._fixture, self._sets, self._seed = None, [], seed
+        torch.cuda.empty_cache()
+        self._fixture = prepare(problem, self.device, seed)
+        timed = self._fixture.timed.inputs
+        count = input_sets(timed.bytes, torch.cuda.get_device_properties(self.device).L2_cache_size)
+        self._sets = [timed, *(timed.clone() for _ in range(count - 1))]
+        return Ready()
+
+    @property
+    def _prepared(self) -> Fixture:
+        assert self._fixture is not None, "Prepare comes before Evaluate and Race"
+        return self._fixture
+
+    def _evaluate(self, job: Evaluate) -> Measurement:
+        module = load(job.source)
+        verification = self._verify(module, job.plan)
+        if not verification.ok:
+            return _wrong(verification)
+        result = timing.measure(gpu_sampler(self._calls(module)), give_up_above_ms=job.give_up_above_ms)
+        return self._judge(job.plan, verification, result)
+
+    def _race(self, job: Race) -> list[Arm]:
+        modules = [load(source) for _, source in job.candidates]
+        verified = [self._verify(module, plan) for module, (plan, _) in zip(modules, job.candidates, strict=True)]
+        fit = [index for index, verification in enumerate(verified) if verification.ok]
+        pool = torch.cuda.graph_pool_handle()
+        samplers = [gpu_sampler(self._calls(modules[index]), pool) for index in fit]
+        drawn = timing.interleave(samplers, rounds=job.rounds, seed=job.seed)
+        arms = {index: Arm(measurement=_wrong(verification)) for index, verification in enumerate(verified)}
+        for index, rounds in zip(fit, drawn, strict=True):
+            arms[index] = self._arm(job.candidates[index][0], verified[index], rounds)
+        return list(arms.values())
+
+    def _arm(self, plan: Plan, verification: Verification, rounds: list[list[float]]) -> Arm:
+        result = timing.summarise([time_ms for drawn in rounds for time_ms in drawn])
+        rounds_ms = tuple(timing.median(drawn) for drawn in rounds)
+        return Arm(measurement=self._judge(plan, verification, result), rounds_ms=rounds_ms)
+
+    def _verify(self, module: ModuleType, plan: Plan) -> Verification:
+        """Verifies; once more on fresh inputs when those at hand were written over, by this candidate or one before."""
+        verification = verify(module, plan, self._prepared)
+        if verification.ok or not self._prepared.damaged():
+            return verification
+        self._prepare(self._prepared.problem, self._seed)
+        return verify(module, plan, self._prepared)
+
+    def _calls(self, module: ModuleType) -> list[Callable[[], object]]:
+        return [partial(inputs.launch, module) for inputs in self._sets]
+
+    def _judge(self, plan: Plan, verification: Verification, result: timing.Timing) -> Measurement:
+        compulsory = compulsory_bytes(self._prepared.problem, plan)
+        impossible = timing.faster_than_physics(result.median_ms, compulsory, self.copy_gbps)
+        detail = "too slow to matter: timing stopped after the race" if result.gave_up else ""
+        if impossible:
+            roof_ms = timing.roof_ms(compulsory, self.copy_gbps)
+            detail = f"{result.median_ms:.4g} ms for {compulsory} bytes that take {roof_ms:.4g} ms to move: it skips work"
+        return Measurement(
+            outcome="faster_than_physics" if impossible else "ok",
+            median_ms=result.median_ms,
+            ci_low_ms=result.ci_low_ms,
+            ci_high_ms=result.ci_high_ms,
+            samples=result.samples,
+            errors=tuple(sorted(verification.errors)),
+            detail=detail,
+        )
+
+
+def _wrong(verification: Verification) -> Measurement:
+    # NaN has no place in JSON; the detail says which output has it.
+    errors = tuple(sorted((name, error) for name, error in verification.errors if math.isfinite(error)))
+    return Measurement(outcome="wrong_result", errors=errors, detail=verification.detail)
+
+
+def compulsory_bytes(problem: Problem, plan: Plan) -> int:
+    """Bytes no implementation of the plan can avoid: the problem's, or those of an incomplete plan's largest kernel."""
+    if tuple(step.kernel for step in plan.steps) in FORMS[problem.direction]:
+        return problem.compulsory_bytes
+    return max(kernel.compulsory_bytes(problem) for kernel in plan.kernels)
+
+
+def toolchain() -> tuple[tuple[str, str], ...]:
+    """Versions of what compiles and runs a module, by name."""
+    versions = {"torch": torch.__version__, "triton": triton.__version__, "cuda": str(torch.version.cuda), "driver": _driver()}
+    return tuple(versions.items())
+
+
+def _driver() -> str:
+    """The kernel driver's version; ``unknown`` where the system does not show it."""
+    text = _DRIVER.read_text(encoding="utf-8") if _DRIVER.is_file() else ""
+    version = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return version[0] if version else "unknown"

@@ -1,0 +1,216 @@
+"""One search: the fastest configs of one kernel for one problem, found with few evaluations.
+
+A space of no more configs than trials is enumerated. Of a larger one, the starting points come first (the space's
+default, then what the caller knows), then what TPE proposes, and last a polish: the untried neighbours of the best
+three, of which the best three may then be others. What comes next depends on the seed and on what has been
+evaluated, on nothing else, so that a search killed and resumed ends where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from latune.codegen.space import Space
+from latune.config import Config
+from latune.gpu import Gpu
+from latune.measurement import Measurement
+from latune.plan import Kernel, Plan, Step
+from latune.problem import Problem
+from latune.tuner.grid import Grid
+from latune.tuner.study import Study, Trial, propose
+
+# Of the trials, for the polish.
+_POLISH_SHARE = 0.25
+_POLISHED = 3
+_ROUNDS = 8
+_SEED_STRIDE = 100_003
+
+Evaluate = Callable[[Plan], Measurement]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialEvent:
+    """What a search reports after each evaluation.
+
+    Attributes:
+        index: evaluations made so far, those of an earlier run included.
+        total: how many there will be.
+        best: the fastest one so far; None while none is ok.
+    """
+
+    problem: Problem
+    kernel: str
+    index: int
+    total: int
+    config: Config
+    measurement: Measurement
+    best: Trial | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        trials: every evaluation, in order.
+        resumed: how many of them an earlier run had made.
+        stopped: why it ended: ``trials``, ``exhausted`` (no config is left), ``time`` or ``interrupted``.
+    """
+
+    trials: tuple[Trial, ...]
+    resumed: int
+    stopped: str
+
+    @property
+    def ranked(self) -> tuple[Trial, ...]:
+        """The correct ones, fastest first."""
+        return rank(self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        return next(iter(self.ranked), None)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many trials came out how."""
+        return Counter(trial.measurement.outcome for trial in self.trials)
+
+
+def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    ok = [trial for trial in trials if trial.measurement.ok]
+    return tuple(sorted(ok, key=lambda trial: (trial.measurement.median_ms, trial.config)))
+
+
+def search(
+    problem: Problem,
+    kernel: Kernel,
+    space: Space,
+    evaluate: Evaluate,
+    *,
+    gpu: Gpu,
+    trials: int,
+    seed: int,
+    study_name: str,
+    storage: str | None = None,
+    fresh: bool = False,
+    starts: Sequence[Config] = (),
+    time_budget_s: float | None = None,
+    on_trial: Callable[[TrialEvent], None] | None = None,
+    batch: int = 1,
+    prepare: Callable[[Sequence[Plan]], None] | None = None,
+) -> SearchResult:
+    """Searches the space, or goes on with the study of that name.
+
+    Args:
+        evaluate: called with a plan of this kernel alone.
+        trials: the most evaluations, those of the study's earlier runs included.
+        study_name: names problem, GPU, kernel, seed and whatever else a stored evaluation depends on.
+        storage: see ``Study``.
+        fresh: forget the study's earlier runs.
+        starts: configs to try after the default; those outside the space are passed over.
+        time_budget_s: begin no evaluation later than this.
+        on_trial: called after each evaluation.
+        batch: how many configs are chosen at once, at most; fewer where so many would leave too few rounds to learn from.
+        prepare: called with each batch's plans before the first of them is evaluated.
+
+    Raises:
+        SpaceError: the space has no config for this case.
+    """
+    deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
+    grid = Grid(space, problem, gpu, kernel)
+    route = Route(
+        grid=grid, starts=(grid.default, *starts), trials=trials, seed=seed, batch=min(batch, max(trials // _ROUNDS, 1))
+    )
+    study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
+    resumed = len(study.trials)
+    try:
+        stopped = _walk(route, study, evaluate, deadline, on_trial or _ignore, prepare or _ignore)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    return SearchResult(trials=tuple(study.trials), resumed=resumed, stopped=stopped)
+
+
+def _walk(
+    route: Route,
+    study: Study,
+    evaluate: Evaluate,
+    deadline: float,
+    on_trial: Callable[[TrialEvent], None],
+    prepare: Callable[[Sequence[Plan]], None],
+) -> str:
+    """Evaluates what the route says until it ends or the time is up; returns which."""
+    while batch := route.following(study.trials):
+        plans = [Plan((Step(kernel=route.grid.kernel.name, config=config),)) for config in batch]
+        prepare(plans)
+        for config, plan in zip(batch, plans, strict=True):
+            if time.monotonic() >= deadline:
+                return "time"
+            study.add(Trial(config=config, measurement=evaluate(plan)))
+            on_trial(_event(route, study.trials))
+    return "trials" if len(study.trials) >= route.trials else "exhausted"
+
+
+def _event(route: Route, trials: Sequence[Trial]) -> TrialEvent:
+    return TrialEvent(
+        problem=route.grid.problem,
+        kernel=route.grid.kernel.name,
+        index=len(trials),
+        total=route.total,
+        config=trials[-1].config,
+        measurement=trials[-1].measurement,
+        best=next(iter(rank(trials)), None),
+    )
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Which configs to evaluate after which results: a function of these fields and those results alone.
+
+    Attributes:
+        starts: tried first; those that are not in the grid are passed over.
+        batch: how many configs are chosen at once, from the results of the batches before.
+    """
+
+    grid: Grid
+    starts: tuple[Config, ...]
+    trials: int
+    seed: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        return min(self.trials, len(self.grid.configs))
+
+    def following(self, trials: Sequence[Trial]) -> list[Config]:
+        """The untried rest of the batch that these trials have reached; empty at the end of the route."""
+        begun = len(trials) // self.batch * self.batch
+        size = min(self.batch, self.total - begun)
+        tried = {trial.config for trial in trials}
+        batch = islice(self._untried(trials[:begun]), max(size, 0))
+        return [config for config in batch if config not in tried][: max(self.total - len(trials), 0)]
+
+    def _untried(self, trials: Sequence[Trial]) -> Iterator[Config]:
+        seen = {trial.config for trial in trials}
+        for config in chain(self.starts, self._searched(trials)):
+            if config in self.grid and config not in seen:
+                seen.add(config)
+                yield config
+
+    def _searched(self, trials: Sequence[Trial]) -> Iterator[Config]:
+        if len(self.grid.configs) <= self.trials:
+            yield from self.grid.configs
+            return
+        if len(trials) + self.batch > self.trials * (1 - _POLISH_SHARE):
+            for trial in rank(trials)[:_POLISHED]:
+                yield from self.grid.neighbours(trial.config)
+        # A seed of its own for each batch: what is proposed does not depend on how often the search was resumed.
+        yield from propose(self.grid, trials, seed=self.seed * _SEED_STRIDE + len(trials))

@@ -1,0 +1,135 @@
+"""A search's evaluations on disk, and what Optuna proposes next. The only module that imports Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from latune import paths
+from latune.config import Config
+from latune.measurement import Measurement
+from latune.tuner.grid import Grid
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One evaluation of a search."""
+
+    config: Config
+    measurement: Measurement
+
+
+class Study:
+    """The evaluations of one search, in the order in which they were made, each on disk once ``add`` returns.
+
+    A trial is stored whole, in one write, when its evaluation has ended: a killed process leaves nothing half done.
+    Stored trials whose config the space no longer allows are left out.
+
+    Args:
+        storage: a database URL, a journal file (or the folder for one); None: under the user's cache root.
+        fresh: forget what an earlier run stored under the name.
+    """
+
+    def __init__(self, grid: Grid, name: str, storage: str | None = None, *, fresh: bool = False) -> None:
+        self._grid = grid
+        opened = _open_storage(storage, name)
+        if fresh and name in optuna.get_all_study_names(opened):
+            optuna.delete_study(study_name=name, storage=opened)
+        self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
+        stored = map(_thaw, self._study.get_trials(deepcopy=False))
+        self.trials = [trial for trial in stored if trial.config in grid]
+
+    def add(self, trial: Trial) -> None:
+        self._study.add_trial(_freeze(self._grid, trial))
+        self.trials.append(trial)
+
+
+def _open_storage(storage: str | None, name: str) -> BaseStorage | str:
+    if storage is not None and "://" in storage:
+        return storage
+    path = paths.studies() if storage is None else Path(storage)
+    path = path if path.suffix else path / f"{name}.journal"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The operating system releases this lock when its holder is killed; Optuna's own would be waited for.
+    lock = FileLock(f"{path}.lock")
+    with lock:
+        _drop_torn_line(path)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that a crash left without its end: Optuna refuses to read past it."""
+    if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        with path.open("r+b") as stream:
+            stream.truncate(text.rfind(b"\n") + 1)
+
+
+def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:
+    ok = trial.measurement.ok
+    return create_trial(
+        state=TrialState.COMPLETE if ok else TrialState.PRUNED,
+        value=trial.measurement.median_ms if ok else None,
+        params=_params(grid, trial.config),
+        distributions=_distributions(grid),
+        user_attrs={"config": trial.config.to_json(), "measurement": trial.measurement.to_json()},
+    )
+
+
+def _thaw(frozen: FrozenTrial) -> Trial:
+    config, measurement = frozen.user_attrs["config"], frozen.user_attrs["measurement"]
+    return Trial(config=Config.from_json(config), measurement=Measurement.from_json(measurement))
+
+
+def propose(grid: Grid, trials: Sequence[Trial], *, seed: int) -> Iterator[Config]:
+    """Configs that TPE would try next: feasible, not among the trials, each once; depends on the arguments alone.
+
+    A proposal that breaks a constraint or repeats another gives way to the nearest config that does neither.
+    """
+    study, distributions = _rehearsal(seed), _distributions(grid)
+    study.add_trials([_freeze(grid, trial) for trial in trials])
+    seen = {trial.config for trial in trials}
+    while True:
+        asked = study.ask(distributions)
+        study.tell(asked, state=TrialState.FAIL)
+        config = grid.nearest(_values(grid, asked.params), seen)
+        if config is None:
+            return
+        seen.add(config)
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=_params(grid, config), distributions=distributions))
+        yield config
+
+
+def _rehearsal(seed: int) -> optuna.Study:
+    """A study in memory: proposals that come to nothing leave no trace on disk."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
+    return optuna.create_study(sampler=sampler)
+
+
+def _distributions(grid: Grid) -> dict[str, BaseDistribution]:
+    """Ordinals by index, so that powers of two are evenly spaced."""
+    return {
+        axis.name: IntDistribution(0, len(axis.values) - 1) if axis.ordinal else CategoricalDistribution(axis.values)
+        for axis in grid.axes
+    }
+
+
+def _params(grid: Grid, config: Config) -> dict[str, str | int]:
+    values = grid.full(config)
+    return {axis.name: axis.values.index(values[axis.name]) if axis.ordinal else values[axis.name] for axis in grid.axes}
+
+
+def _values(grid: Grid, params: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {axis.name: axis.values[int(params[axis.name])] if axis.ordinal else params[axis.name] for axis in grid.axes}

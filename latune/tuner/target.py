@@ -1,0 +1,92 @@
+"""The GPU that is tuned for: the one in this machine, measured, or another one, statically."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from latune.errors import UnknownGpuError
+from latune.gpu import Gpu, find_gpu, identify_gpu
+from latune.problem import Problem
+from latune.tuner.builders import ParallelBuilder
+from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator
+from latune.tuner.worker import Worker
+
+STATIC_GPU = "a100"
+"""What is tuned for where no GPU is named and none is in the machine."""
+
+# Each compiler has a plan to go on with while the last of its batch is evaluated.
+_PLANS_A_COMPILER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A GPU with the processes that judge plans for it; they serve one problem after another.
+
+    Attributes:
+        worker: the process on the GPU itself; None: it is not in this machine.
+    """
+
+    gpu: Gpu
+    builder: ParallelBuilder
+    worker: Worker | None
+
+    @property
+    def evidence(self) -> str:
+        return "static" if self.worker is None else "measured"
+
+    def evaluator(self, problem: Problem) -> Evaluator:
+        batch = _PLANS_A_COMPILER * self.builder.workers
+        if self.worker is None:
+            return StaticEvaluator(problem, self.gpu, self.builder, batch=batch)
+        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, batch=batch)
+
+
+@contextmanager
+def open_target(
+    name: str | None = None, *, seed: int = 0, device_index: int = 0, workers: int | None = None
+) -> Iterator[Target]:
+    """Finds out whether the GPU is in this machine and starts what judges plans for it.
+
+    Args:
+        name: as the catalogue has it; None: the GPU in this machine, else ``STATIC_GPU``.
+        seed: of the inputs that plans are verified and timed on.
+        device_index: which of the machine's GPUs, as torch counts them.
+        workers: compiler processes; None: one a CPU core.
+
+    Raises:
+        UnknownGpuError: neither the catalogue nor the machine has a GPU of that name.
+        WorkerError: the machine's GPU does not answer.
+    """
+    with ExitStack() as stack:
+        builder = stack.enter_context(ParallelBuilder(workers=workers))
+        worker = stack.enter_context(Worker(device_index, seed=seed)) if _has_gpu() else None
+        here = None if worker is None else local_gpu(worker)
+        gpu = _wanted(name, here)
+        yield Target(gpu=gpu, builder=builder, worker=worker if gpu == here else None)
+
+
+def local_gpu(worker: Worker) -> Gpu:
+    """The GPU that a worker runs on."""
+    report = worker.device()
+    return identify_gpu(
+        arch=report.arch, sms=report.sms, memory_bytes=report.memory_bytes, l2_bytes=report.l2_bytes, title=report.title
+    )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _wanted(name: str | None, here: Gpu | None) -> Gpu:
+    if name is None:
+        return here or find_gpu(STATIC_GPU)
+    try:
+        return find_gpu(name)
+    except UnknownGpuError:
+        if here is not None and name == here.name:
+            return here
+        raise

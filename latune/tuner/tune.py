@@ -1,0 +1,240 @@
+"""One problem, from search spaces to a cache entry.
+
+Kernels are tuned one by one, each in a search of its own; what is raced are complete plans made of the best of them,
+because the launches of a plan share caches and gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from latune.cache.entry import Entry, utc_now
+from latune.codegen.render import template_sha256
+from latune.codegen.space import load_space
+from latune.config import Config
+from latune.errors import LatuneError
+from latune.measurement import Measurement
+from latune.plan import KERNELS, Plan
+from latune.problem import Problem
+from latune.tuner.compose import Composer, Spaces
+from latune.tuner.evaluators import Evaluator
+from latune.tuner.search import SearchResult, TrialEvent, search
+from latune.tuner.target import open_target
+from latune.tuner.timing import roof_ms
+
+_TIE = 1.01
+_ALTERNATES = 3
+
+OnTrial = Callable[[TrialEvent], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one problem is tuned.
+
+    Attributes:
+        trials: evaluations of each kernel's search, those of earlier runs included.
+        seed: same seed, same evaluator, same result.
+        storage: see ``study.Study``.
+        fresh: forget what earlier runs stored.
+        time_budget_s: for all searches of the problem together; the race comes after it.
+    """
+
+    trials: int = 100
+    seed: int = 0
+    storage: str | None = None
+    fresh: bool = False
+    time_budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What tuning one problem came to.
+
+    Attributes:
+        searches: by kernel.
+        finalists: the complete plans that were raced, with their measurements.
+    """
+
+    entry: Entry
+    searches: Mapping[str, SearchResult]
+    finalists: tuple[tuple[Plan, Measurement], ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Ctrl-C ended a search before its time; the entry holds the best until then."""
+        return any(result.stopped == "interrupted" for result in self.searches.values())
+
+
+def tune(
+    problem: Problem,
+    space: Spaces | None = None,
+    evaluate: Evaluator | None = None,
+    *,
+    gpu: str | None = None,
+    trials: int = 100,
+    seed: int = 0,
+    storage: str | None = None,
+    fresh: bool = False,
+    time_budget_s: float | None = None,
+    starts: Sequence[Plan] = (),
+    on_trial: OnTrial | None = None,
+) -> Entry:
+    """The fastest correct plan for the problem that a search finds, as an entry for the cache; nothing is written to it.
+
+    Args:
+        space: search spaces by ``Kernel.space``; those left out are the shipped ones.
+        evaluate: judges plans of this problem; None: measures on the machine's GPU, or predicts for one that is not there.
+        gpu: which GPU to tune for when ``evaluate`` is None; None: the machine's, else an A100.
+        trials: evaluations of each kernel's search, those of earlier runs included.
+        seed: same seed, same evaluator, same result.
+        storage: where evaluations are kept: a database URL or a journal file; None: the user's cache root.
+        fresh: forget what earlier runs stored.
+        time_budget_s: for all searches together.
+        starts: complete plans to try early, such as the winners of neighbouring buckets.
+        on_trial: called after each evaluation.
+
+    Raises:
+        LatuneError: no plan passed, the GPU is unknown or does not answer, or no config serves the problem.
+    """
+    settings = Settings(trials=trials, seed=seed, storage=storage, fresh=fresh, time_budget_s=time_budget_s)
+    if evaluate is not None:
+        return tune_problem(problem, space, evaluate, settings, starts=starts, on_trial=on_trial).entry
+    with open_target(gpu, seed=seed) as target:
+        return tune_problem(problem, space, target.evaluator(problem), settings, starts=starts, on_trial=on_trial).entry
+
+
+def tune_problem(
+    problem: Problem,
+    space: Spaces | None,
+    evaluate: Evaluator,
+    settings: Settings,
+    *,
+    starts: Sequence[Plan] = (),
+    on_trial: OnTrial | None = None,
+) -> Tuned:
+    """As ``tune``, with everything that was found on the way."""
+    spaces = {name: load_space(name) for name in {"stream", "dkdv"} - (space or {}).keys()} | dict(space or {})
+    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=spaces)
+    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=tuple(starts), on_trial=on_trial).run()
+    plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
+    raced = tuple(zip(plans, evaluate.race(plans), strict=True))
+    entry = _entry(problem, evaluate, settings.seed, _podium(raced, evaluate, searches))
+    return Tuned(entry=entry, searches=searches, finalists=raced)
+
+
+def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
+    """Names all that stored evaluations depend on: they are of use to no other problem, toolchain or templates."""
+    shape = "x".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
+    flags = [flag for flag in ("has_initial_state", "needs_final_state", "varlen") if getattr(problem, flag)]
+    toolchain = evaluate.toolchain
+    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", template_sha256()[:8]]
+    parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
+    return re.sub(r"[^\w.-]", "-", "-".join(parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Searches:
+    """Runs the searches of one problem, one kernel after another."""
+
+    composer: Composer
+    evaluate: Evaluator
+    settings: Settings
+    starts: tuple[Plan, ...]
+    on_trial: OnTrial | None
+
+    def run(self) -> dict[str, SearchResult]:
+        """By kernel; the time that is left is shared evenly among those that are left, and Ctrl-C ends them all."""
+        names, budget_s = self.composer.searched, self.settings.time_budget_s
+        deadline = None if budget_s is None else time.monotonic() + budget_s
+        results: dict[str, SearchResult] = {}
+        for left, name in zip(range(len(names), 0, -1), names, strict=True):
+            results[name] = self._search(name, None if deadline is None else (deadline - time.monotonic()) / left)
+            if results[name].stopped == "interrupted":
+                break
+        return results
+
+    def _search(self, name: str, time_budget_s: float | None) -> SearchResult:
+        problem, evaluate, settings = self.composer.problem, self.evaluate, self.settings
+        return search(
+            problem,
+            KERNELS[name],
+            self.composer.space(name),
+            evaluate,
+            gpu=evaluate.gpu,
+            trials=settings.trials,
+            seed=settings.seed,
+            study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
+            storage=settings.storage,
+            fresh=settings.fresh,
+            starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
+            time_budget_s=time_budget_s,
+            on_trial=self.on_trial,
+            batch=evaluate.batch,
+            prepare=evaluate.prepare,
+        )
+
+
+def _entry(problem: Problem, evaluate: Evaluator, seed: int, podium: Sequence[tuple[Plan, Measurement]]) -> Entry:
+    """The cache's entry for the plans that passed, the winner first."""
+    plan, measurement = podium[0]
+    return Entry(
+        bucket=problem.bucket(),
+        batch=problem.batch,
+        num_heads=problem.num_heads,
+        seqlen=problem.seqlen,
+        plan=plan,
+        alternates=tuple(other for other, _ in podium[1 : 1 + _ALTERNATES]),
+        measurement=measurement,
+        evidence=evaluate.evidence,
+        resources=evaluate.resources(plan),
+        roof_ms=roof_ms(problem.compulsory_bytes, evaluate.bandwidth_gbps),
+        toolchain=evaluate.toolchain,
+        template_sha256=template_sha256(),
+        tuned_at=utc_now(),
+        study=study_name(problem, evaluate, seed),
+    )
+
+
+def _configs(result: SearchResult) -> list[Config]:
+    return [trial.config for trial in result.ranked]
+
+
+def _podium(
+    raced: Sequence[tuple[Plan, Measurement]], evaluate: Evaluator, searches: Mapping[str, SearchResult]
+) -> list[tuple[Plan, Measurement]]:
+    """The plans that passed, fastest first; among those within a tie of the fastest the canonical one is moved to the top.
+
+    Raises:
+        LatuneError: none passed.
+    """
+    ranked = sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
+    if not ranked:
+        raise LatuneError(_nothing_passed(raced, searches))
+    tied = [pair for pair in ranked if _median_ms(pair) <= _TIE * _median_ms(ranked[0])]
+    winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate))
+    return [winner, *(pair for pair in ranked if pair is not winner)]
+
+
+def _median_ms(pair: tuple[Plan, Measurement]) -> float:
+    assert pair[1].median_ms is not None, "an ok measurement has a median"
+    return pair[1].median_ms
+
+
+def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, str]:
+    """Less shared memory, then fewer stages, then the order of the text: reruns agree."""
+    shared_bytes = max(kernel.shared_bytes for kernel in evaluate.resources(plan))
+    return shared_bytes, max(step.config.num_stages for step in plan.steps), json.dumps(plan.to_json(), sort_keys=True)
+
+
+def _nothing_passed(raced: Sequence[tuple[Plan, Measurement]], searches: Mapping[str, SearchResult]) -> str:
+    outcomes = "; ".join(
+        f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(result.outcomes.items())) or 'not tried'}"
+        for name, result in searches.items()
+    )
+    last = next((measurement.detail for _, measurement in raced if measurement.detail), "")
+    return f"no plan passed ({outcomes}){f'; {last}' if last else ''}; try more trials, or widen the search space"

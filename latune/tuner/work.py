@@ -1,0 +1,157 @@
+"""What each launch of a step has to move and to compute, from its config alone (no compiled kernel, no rates)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latune.codegen.view import StepView
+from latune.gpu import Gpu
+
+# Of what a split over BLOCK_E reads once more, the share that is no longer in the L2: programs of one head drift apart.
+_MISSED_REREADS = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The work of one launch.
+
+    Attributes:
+        dram_bytes: moved from and to device memory by the whole launch.
+        l2_bytes: moved between the L2 and the SMs by the whole launch.
+        steps: chunks (in a scan: segments) that one program walks.
+        products: (rows, columns, contracted) of each matrix product of a step.
+        elements: fp32 elements that a step computes with one by one.
+        exponentials: of a step.
+        staged_bytes: what a step writes to shared memory and reads back, apart from its loads.
+        num_stages: steps whose loads are in flight at once.
+    """
+
+    dram_bytes: float
+    l2_bytes: float
+    steps: int
+    products: tuple[tuple[int, int, int], ...] = ()
+    elements: int = 0
+    exponentials: int = 0
+    staged_bytes: int = 0
+    num_stages: int = 1
+
+
+def work_of(view: StepView, kernel_name: str, gpu: Gpu) -> Work:
+    """The work of the launch of a step's main, ``_states`` or ``_scan`` kernel."""
+    sizes = _Sizes(view, gpu)
+    if kernel_name.endswith("_states_kernel"):
+        return _states(view, sizes)
+    if kernel_name.endswith("_scan_kernel"):
+        moved = 2 * sizes.state_bytes * sizes.segments
+        return Work(dram_bytes=sizes.uncached(moved), l2_bytes=moved, steps=sizes.segments)
+    return _fused(view, sizes) if view.fused else _stream(view, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes and counts that the launches of one step share; bytes are those of the whole problem."""
+
+    view: StepView
+    gpu: Gpu
+
+    @property
+    def column_bytes(self) -> int:
+        """One column of a [B, H, N, width] tensor."""
+        problem = self.view.problem
+        return problem.batch_heads * problem.seqlen * problem.dtype_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """One fp32 state of every head."""
+        return 4 * self.view.problem.batch_heads * self.view.d * self.view.e
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.view.problem.seqlen // self.view.block_n)
+
+    @property
+    def chunks_a_segment(self) -> int:
+        if self.view.algorithm == "split":
+            return -(-self.chunks // self.view.segments)
+        return 1 if self.view.algorithm == "chunk_parallel" else self.chunks
+
+    @property
+    def segments(self) -> int:
+        return -(-self.chunks // self.chunks_a_segment)
+
+    def uncached(self, bytes_again: float) -> float:
+        """What of the bytes that an earlier launch moved has to come from device memory."""
+        return bytes_again if bytes_again > self.gpu.l2_mib * 2**20 / 2 else 0.0
+
+    @property
+    def starting_bytes(self) -> float:
+        """States that the programs of the main kernel read to start from, and those that the caller gave or wants."""
+        given = self.state_bytes * ((self.view.state_in is not None) + (self.view.state_out is not None))
+        if self.view.algorithm == "split":
+            return given + self.state_bytes * self.segments * (self.segments - 1) / 2
+        return given + self.state_bytes * self.segments * (self.view.algorithm == "chunk_parallel")
+
+    def inputs_again(self, width: int) -> float:
+        """Device traffic saved because the states kernel has left these columns in the L2."""
+        read = self.column_bytes * width
+        return read - self.uncached(read) if self.view.segmented else 0.0
+
+
+def _states(view: StepView, sizes: _Sizes) -> Work:
+    """Reads y and z of all segments but one, writes a state each."""
+    share = (sizes.segments - 1) / sizes.segments
+    written = sizes.state_bytes * (sizes.segments - 1)
+    rows, columns = (view.block_e, view.block_d) if view.transposed else (view.block_d, view.block_e)
+    return Work(
+        dram_bytes=share * sizes.column_bytes * (view.d + view.e) + written,
+        l2_bytes=share * sizes.column_bytes * (view.d * view.num_splits + view.e) + written,
+        steps=sizes.chunks_a_segment,
+        products=((rows, columns, view.block_n),),
+        elements=view.block_d * view.block_e,
+        num_stages=view.step.config.num_stages,
+    )
+
+
+def _stream(view: StepView, sizes: _Sizes) -> Work:
+    """Scores x y^T, from them and the state the output, then the state's update."""
+    n, d, e = view.block_n, view.block_d, view.block_e
+    once = sizes.column_bytes * (2 * view.d + 2 * view.e)
+    again = sizes.column_bytes * 2 * view.d * (view.num_splits - 1)
+    saved = sizes.inputs_again(view.d + view.e)
+    out = ((e, n, d), (e, n, n), (e, d, n)) if view.transposed else ((n, e, d), (n, e, n), (d, e, n))
+    return Work(
+        dram_bytes=once - saved + _MISSED_REREADS * again + sizes.uncached(sizes.starting_bytes),
+        l2_bytes=once + again + sizes.starting_bytes,
+        steps=sizes.chunks_a_segment,
+        products=((n, n, d), *out),
+        elements=n * n + n * e + d * e + _lifted(view, n * d),
+        exponentials=n * n if view.decay == "recompute" else 0,
+        staged_bytes=0 if view.transposed else d * e * view.problem.dtype_bytes,
+        num_stages=view.step.config.num_stages,
+    )
+
+
+def _fused(view: StepView, sizes: _Sizes) -> Work:
+    """Two scores, two outputs of two products each, and the state's update."""
+    n, d, e = view.block_n, view.block_d, view.block_e
+    moved = sizes.column_bytes * 3 * (view.d + view.e)
+    saved = sizes.inputs_again(view.d + view.e)
+    plain = ((n, n, d), (n, n, e), (n, e, d), (n, e, n), (n, d, e), (n, d, n), (d, e, n))
+    transposed = ((n, n, d), (n, n, e), (e, n, d), (e, n, n), (d, n, e), (d, n, n), (e, d, n))
+    # The state is an operand of two products in either form; only one of them can take it from registers.
+    staged = d * e * view.problem.dtype_bytes * (1 if view.transposed else 2)
+    return Work(
+        dram_bytes=moved - saved + sizes.uncached(sizes.starting_bytes),
+        l2_bytes=moved + sizes.starting_bytes,
+        steps=sizes.chunks_a_segment,
+        products=transposed if view.transposed else plain,
+        elements=2 * n * n + n * (d + e) + d * e + _lifted(view, n * (d + e)),
+        exponentials=2 * n * n if view.decay == "recompute" else 0,
+        staged_bytes=staged,
+        num_stages=view.step.config.num_stages,
+    )
+
+
+def _lifted(view: StepView, elements: int) -> int:
+    """Operands that the factored decay scales one by one."""
+    return elements if view.decay == "factored" else 0

@@ -1,0 +1,138 @@
+"""The parent's side of the worker process: sends it metadata, waits with a deadline, replaces it when it falls.
+
+A candidate may hang the GPU, poison its context or kill the process; whatever it does comes back as a
+``Measurement``. Only what is no candidate's fault (the process cannot start, the problem does not fit) is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from latune.errors import WorkerError
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Failure, Job, Prepare, Race, Start
+from latune.tuner.process import Process
+
+if TYPE_CHECKING:
+    from latune.codegen.render import Source
+
+GPU_RUNNER = "latune.tuner.runner:start"
+
+# Making float64 references of a long sequence takes a while on a device with few float64 units.
+_PREPARE_TIMEOUT_S = 600.0
+
+
+class Worker:
+    """A process that evaluates plans on one GPU; it is started on first use and replaced when it falls.
+
+    Args:
+        device_index: the device, as torch counts them.
+        seed: of the inputs and of a race's order.
+        runner: ``module:function``; called in the process with the device index, returns what answers jobs.
+    """
+
+    def __init__(self, device_index: int = 0, *, seed: int = 0, runner: str = GPU_RUNNER) -> None:
+        self._start = Start(runner=runner, device_index=device_index)
+        self._seed = seed
+        self._process: Process | None = None
+        self._prepared: Problem | None = None
+        self._report: DeviceReport | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def device(self) -> DeviceReport:
+        """The device and its toolchain; asked once.
+
+        Raises:
+            WorkerError: the process cannot start or the device does not answer.
+        """
+        if self._report is None:
+            answer = self._ask(Describe(), _PREPARE_TIMEOUT_S)
+            if isinstance(answer, Failure):
+                raise WorkerError(f"device {self._start.device_index} cannot be described: {answer.detail}")
+            self._report = cast(DeviceReport, answer)
+        return self._report
+
+    def evaluate(
+        self, problem: Problem, plan: Plan, source: Source, *, give_up_above_ms: float | None = None, timeout_s: float = 120.0
+    ) -> Measurement:
+        """Loads, verifies and times one plan.
+
+        Args:
+            source: the module rendered for ``problem`` and ``plan``.
+            give_up_above_ms: stop timing after the first samples when their median is above this (twice the incumbent's).
+            timeout_s: seconds after which the process is killed; making the problem's references is not counted.
+
+        Raises:
+            WorkerError: the process cannot start, or the problem does not fit the device.
+        """
+        self._prepare(problem)
+        answer = self._ask(Evaluate(plan=plan, source=source, give_up_above_ms=give_up_above_ms), timeout_s)
+        return answer.measurement() if isinstance(answer, Failure) else cast(Measurement, answer)
+
+    def race(
+        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
+    ) -> list[Measurement]:
+        """Verifies the candidates and times them in turns, in random order each round.
+
+        Returns:
+            A measurement for each candidate; when the race as a whole failed, the same failure for all.
+
+        Raises:
+            WorkerError: the process cannot start, or the problem does not fit the device.
+        """
+        return [arm.measurement for arm in self.race_arms(problem, candidates, rounds=rounds, timeout_s=timeout_s)]
+
+    def race_arms(
+        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
+    ) -> list[Arm]:
+        """As ``race``, with each candidate's median of every round for ``timing.paired_ratio``."""
+        self._prepare(problem)
+        answer = self._ask(Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed), timeout_s)
+        return (
+            [Arm(measurement=answer.measurement())] * len(candidates)
+            if isinstance(answer, Failure)
+            else cast(list[Arm], answer)
+        )
+
+    def restart(self) -> None:
+        """Ends the process; the next job runs in a fresh one."""
+        process, self._process, self._prepared = self._process, None, None
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.restart()
+
+    def _prepare(self, problem: Problem) -> None:
+        if self._process is not None and not self._process.alive:
+            self.restart()
+        if self._prepared == problem:
+            return
+        answer = self._ask(Prepare(problem=problem, seed=self._seed), _PREPARE_TIMEOUT_S)
+        if isinstance(answer, Failure):
+            raise WorkerError(
+                f"cannot prepare {problem} ({answer.outcome}): {answer.detail}; free the device or choose a smaller shape"
+            )
+        self._prepared = problem
+
+    def _ask(self, job: Job, timeout_s: float) -> object:
+        """One job, one answer; a process that did not survive it is gone afterwards."""
+        self._process = self._process or Process.launch(self._start)
+        try:
+            answer = self._process.ask(job, timeout_s)
+        except BaseException:
+            # An answer to a job nobody waits for any more must not meet the next one.
+            self.restart()
+            raise
+        if isinstance(answer, Failure) and answer.outcome in ("illegal_access", "timeout"):
+            self.restart()
+        return answer

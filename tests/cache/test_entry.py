@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from latune.cache.entry import DeviceCache, Entry, utc_now
+from latune.gpu import find_gpu
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+
+EntryOf = Callable[..., Entry]
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+H200 = find_gpu("h200")
+MISSING = object()
+
+
+def through_text(entry: Entry) -> Entry:
+    return Entry.from_json(json.loads(json.dumps(entry.to_json(), allow_nan=False)))
+
+
+def changed(fields: dict[str, object], path: tuple[str | int, ...], value: object) -> dict[str, object]:
+    """A copy of ``fields`` with ``value`` at ``path``; ``MISSING`` deletes the key."""
+    result = copy.deepcopy(fields)
+    place: object = result
+    for step in path[:-1]:
+        place = place[step]  # type: ignore[index]
+    if value is MISSING:
+        del place[path[-1]]  # type: ignore[attr-defined]
+    else:
+        place[path[-1]] = value  # type: ignore[index]
+    return result
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+@pytest.mark.parametrize("evidence", ["measured", "transferred", "static"])
+def test_an_entry_survives_json(entry_of: EntryOf, problem_of: ProblemOf, direction: str, evidence: str) -> None:
+    entry = entry_of(problem_of(direction=direction, seqlen=3000, has_initial_state=True), evidence=evidence)
+    assert through_text(entry) == entry
+
+
+def test_an_entry_of_a_machine_without_a_gpu_survives_json(entry_of: EntryOf) -> None:
+    toolchain = {**entry_of().toolchain, "cuda": None, "driver": None}
+    entry = entry_of(evidence="static", roof_ms=None, alternates=(), toolchain=toolchain)
+    assert through_text(entry) == entry
+
+
+def test_an_entry_is_hashable_and_can_be_sent_to_another_process(entry_of: EntryOf) -> None:
+    entry = entry_of()
+    assert hash(pickle.loads(pickle.dumps(entry))) == hash(entry)
+
+
+def test_the_problem_is_the_one_tuned_on(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    problem = problem_of(batch=3, num_heads=10, seqlen=5000, needs_final_state=True)
+    assert entry_of(problem).problem == problem
+
+
+def test_utc_now_is_what_an_entry_accepts(entry_of: EntryOf) -> None:
+    assert entry_of(tuned_at=utc_now()).tuned_at.endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("extra",), 1, "entry: unknown key 'extra'"),
+        (("study",), MISSING, "entry: key 'study' is missing"),
+        (("study",), None, "entry.study: expected a string"),
+        (("evidence",), "guessed", "evidence: expected one of measured, transferred, static, got 'guessed'"),
+        (("roof_ms",), float("nan"), "entry.roof_ms: expected a finite number"),
+        (("roof_ms",), 10**400, "entry.roof_ms: expected a finite number"),
+        (("roof_ms",), True, "entry.roof_ms: expected a finite number"),
+        (("roof_ms",), "0.2", "entry.roof_ms: expected a finite number"),
+        (("tuned_at",), "2026-01-31T12:00:00+01:00", "tuned_at: expected UTC time"),
+        (("bucket",), [], "entry.bucket: expected an object"),
+        (("bucket", "seqlen"), 4096.0, "entry.bucket.seqlen: expected an integer"),
+        (("bucket", "seqlen"), True, "entry.bucket.seqlen: expected an integer"),
+        (("bucket", "varlen"), 0, "entry.bucket.varlen: expected true or false"),
+        (("bucket", "dtype"), "fp8", "entry.bucket: problem: expected dtype"),
+        (("bucket", "seqlen"), 8192, "bucket: expected that of the shape tuned on"),
+        (("shape", "batch"), 0, "entry.shape.batch: expected an integer >= 1"),
+        (("shape", "length"), 1, "entry.shape: unknown key 'length'"),
+        (("plan",), {}, "entry.plan: expected a list"),
+        (("plan",), [], "plan: expected the kernels o for direction 'fwd', got none"),
+        (("plan", 0, "kernel"), "oo", "entry.plan\\[0\\]: plan: expected a kernel"),
+        (("plan", 0, "kernel"), "dq", "plan: expected the kernels o for direction 'fwd', got dq"),
+        (("plan", 0, "config", "num_warps"), 0, "entry.plan\\[0\\].config.num_warps: expected an integer >= 1"),
+        (
+            ("plan", 0, "config", "constexprs", "BLOCK_N"),
+            "64",
+            "entry.plan\\[0\\].config.constexprs.BLOCK_N: expected an integer",
+        ),
+        (("plan", 0, "config", "choices", "state"), 1, "entry.plan\\[0\\].config.choices.state: expected a string"),
+        (("plan", 0, "config", "num_ctas"), 1, "entry.plan\\[0\\].config: unknown key 'num_ctas'"),
+        (("alternates", 0), [], "alternates\\[0\\]: expected the kernels o"),
+        (("measurement", "outcome"), "fine", "entry.measurement: measurement: expected outcome"),
+        (("measurement", "outcome"), "timeout", "measurement.outcome: expected 'ok'"),
+        (("measurement", "median_ms"), float("inf"), "entry.measurement.median_ms: expected a finite number"),
+        (("measurement", "errors", "o"), float("nan"), "entry.measurement.errors.o: expected a finite number"),
+        (("measurement", "samples"), 0, "measurement.samples: expected at least 1 for evidence 'measured'"),
+        (("resources", 0, "shared_bytes"), -1, "entry.resources\\[0\\].shared_bytes: expected an integer >= 0"),
+        (("toolchain", "triton"), MISSING, "toolchain: expected the keys"),
+        (("toolchain", "triton"), 3, "entry.toolchain.triton: expected a string"),
+    ],
+)
+def test_what_is_wrong_is_named(entry_of: EntryOf, path: tuple[str | int, ...], value: object, message: str) -> None:
+    fields = entry_of().to_json()
+    assert Entry.from_json(fields) == entry_of()
+    with pytest.raises(ValueError, match=message):
+        Entry.from_json(changed(fields, path, value))
+
+
+def test_a_plan_of_half_a_direction_is_refused(entry_of: EntryOf, plan_of: PlanOf, problem_of: ProblemOf) -> None:
+    whole = plan_of("bwd", form=1)
+    assert entry_of(problem_of(direction="bwd"), plan=whole).plan == whole
+    with pytest.raises(ValueError, match=r"plan: expected the kernels dq\+dkdv or dq\+dk\+dv for direction 'bwd', got dq\+dk"):
+        entry_of(problem_of(direction="bwd"), plan=Plan(whole.steps[:2]))
+
+
+def test_a_prediction_cannot_pose_as_measured(entry_of: EntryOf) -> None:
+    prediction = Measurement(outcome="ok", median_ms=0.3)
+    with pytest.raises(ValueError, match="samples: expected at least 1"):
+        entry_of(measurement=prediction)
+    with pytest.raises(ValueError, match="samples: expected 0 for evidence 'static'"):
+        entry_of(evidence="static", measurement=replace(prediction, samples=3))
+
+
+def test_a_transferred_entry_keeps_the_shape_it_comes_from(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    entry = entry_of(evidence="transferred", bucket=problem_of(seqlen=1024).bucket())
+    assert through_text(entry).seqlen == 4096
+
+
+def test_the_file_does_not_depend_on_the_order_of_its_entries(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    entries = [entry_of(problem_of(seqlen=seqlen)) for seqlen in (8192, 1024, 4096)]
+    text = DeviceCache.of(H200, entries).to_text()
+    assert text == DeviceCache.of(H200, reversed(entries)).to_text()
+    assert [entry["bucket"]["seqlen"] for entry in json.loads(text)["entries"]] == [1024, 4096, 8192]
+    assert list(json.loads(text)) == ["entries", "gpu", "schema"]
+    assert text.endswith("}\n")
+
+
+def test_a_file_survives_reading_and_writing(entry_of: EntryOf) -> None:
+    cache = DeviceCache.of(H200, [entry_of()])
+    assert DeviceCache.from_text(cache.to_text()) == cache
+    assert DeviceCache.from_text(DeviceCache.of(H200).to_text()) == DeviceCache.of(H200)
+
+
+def test_two_entries_of_one_bucket_are_refused(entry_of: EntryOf) -> None:
+    with pytest.raises(ValueError, match="expected one entry a bucket, got two for fwd bh32 n4096"):
+        DeviceCache.of(H200, [entry_of(), entry_of(study="other")])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("schema",), 2, "schema: expected 1, got 2"),
+        (("schema",), MISSING, "schema: expected 1, got None"),
+        (("gpu", "sms"), "132", "gpu.sms: expected an integer"),
+        (("gpu", "colour"), "green", "gpu: unknown key 'colour'"),
+        (("entries",), None, "entries: expected a list"),
+        (("entries", 0, "study"), MISSING, "entries\\[0\\]: key 'study' is missing"),
+        (("entries", 0, "roof_ms"), float("nan"), "expected finite numbers, got NaN"),
+        (("notes",), "", "unknown key 'notes'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(entry_of: EntryOf, path: tuple[str | int, ...], value: object, message: str) -> None:
+    document = json.loads(DeviceCache.of(H200, [entry_of()]).to_text())
+    with pytest.raises(ValueError, match=message):
+        DeviceCache.from_text(json.dumps(changed(document, path, value)))

@@ -1,0 +1,48 @@
+"""The reviewed results in cache/: each file can serve, on the GPU it is named for, what its entries promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from latune.cache.entry import DeviceCache, Entry
+from latune.cache.resolve import fits
+from latune.cache.store import cache_path, read_file
+from latune.codegen.render import render
+from latune.codegen.templates import template_sha256
+from latune.gpu import CATALOGUE, Gpu
+
+FOLDER = Path(__file__).resolve().parents[2] / "cache"
+SHIPPED = [gpu for gpu in CATALOGUE if cache_path(FOLDER, gpu).is_file()]
+
+
+def entries(gpu: Gpu) -> list[Entry]:
+    return list(read_file(cache_path(FOLDER, gpu), gpu).entries.values())
+
+
+def test_every_file_is_of_a_gpu_of_the_catalogue() -> None:
+    assert SHIPPED
+    assert {path.name for path in FOLDER.iterdir()} == {cache_path(FOLDER, gpu).name for gpu in SHIPPED}
+
+
+@pytest.mark.parametrize("gpu", SHIPPED, ids=lambda gpu: gpu.name)
+def test_a_file_is_as_the_tuner_would_write_it(gpu: Gpu) -> None:
+    path = cache_path(FOLDER, gpu)
+    assert entries(gpu)
+    assert DeviceCache.of(gpu, entries(gpu)).to_text() == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("gpu", SHIPPED, ids=lambda gpu: gpu.name)
+def test_every_entry_is_of_these_templates_and_fits(gpu: Gpu) -> None:
+    """Entries of other templates would be ignored in silence: tune again after a change of templates."""
+    for entry in entries(gpu):
+        assert entry.template_sha256 == template_sha256(), f"{entry.bucket} on {gpu.name}"
+        assert fits(entry, gpu), f"{entry.bucket} on {gpu.name}"
+
+
+@pytest.mark.parametrize("gpu", SHIPPED, ids=lambda gpu: gpu.name)
+def test_every_plan_renders(gpu: Gpu) -> None:
+    for entry in entries(gpu):
+        for plan in (entry.plan, *entry.alternates):
+            assert render(entry.problem, plan).text

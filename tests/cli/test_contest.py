@@ -1,0 +1,216 @@
+"""The contest on the CPU: everything but the GPU's own clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from latune.cli import bench as command
+from latune.cli.accuracy import relative_rms
+from latune.cli.bench import Report, print_report
+from latune.cli.contest import contest, make_case
+from latune.cli.peers import LINEAR, PEERS, SOFTMAX, Peer, softmax_reference
+from latune.cli.stopwatch import Timer
+from latune.ops import reference
+from latune.problem import Problem
+
+FWD = Problem(direction="fwd", decay="constant", dtype="fp32", batch=2, num_heads=3, seqlen=65, head_dim_k=16, head_dim_v=32)
+BWD = FWD.with_direction("bwd")
+ROUNDS = 8
+
+
+class FakeStopwatch:
+    """Gives out times of its own; runs the calls all the same."""
+
+    def __init__(self) -> None:
+        self.released = 0
+        self._ms = itertools.count(1)
+
+    def timer(self, call) -> Timer:
+        call()
+        ms = float(next(self._ms))
+        return Timer(sample=lambda count: [ms * 1.01, ms, ms * 0.99][:count], host_ms=0.5)
+
+    def extra_bytes(self, call):
+        outputs = call()
+        return outputs, 3 * sum(output.numel() * output.element_size() for output in outputs)
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def _peer(name, load, layout="BHND"):
+    return Peer(name=name, function=LINEAR, layout=layout, load=load, package="torch")
+
+
+def _right(slopes):
+    return lambda q, k, v: reference.chunked(q, k, v, slopes)[0]
+
+
+def _token_major(slopes):
+    def operate(q, k, v):
+        assert q.is_contiguous() and q.shape[1] == FWD.seqlen
+        return _right(slopes)(*(tensor.transpose(1, 2) for tensor in (q, k, v))).transpose(1, 2)
+
+    return operate
+
+
+def _missing(_):
+    raise ModuleNotFoundError("No module named 'missing'")
+
+
+def _out_of_memory(_):
+    def operate(q, k, v):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+    return operate
+
+
+GOOD = _peer("right", _right)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case(FWD, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("problem", [FWD, BWD])
+def test_a_right_peer_is_timed_in_its_own_layout(case, problem):
+    base, other = contest(problem, case, FakeStopwatch(), peers=[GOOD, _peer("other", _token_major, "BNHD")], rounds=ROUNDS)
+    assert (base.verdict, other.verdict) == ("ok", "ok")
+    assert 0 < base.error < 1e-5 and 0 < other.error < 1e-5
+    assert base.timing.median_ms == 1.0 and other.timing.median_ms == 2.0 and other.timing.samples == 3 * ROUNDS
+    assert base.ratio == (1.0, 1.0, 1.0) and other.ratio == (2.0, 2.0, 2.0)
+    widths = {"fwd": 32, "bwd": 16 + 16 + 32}[problem.direction]
+    assert base.output_bytes == 2 * 3 * 65 * widths * 4 and base.extra_bytes == 3 * base.output_bytes
+
+
+@pytest.mark.parametrize("problem", [FWD, BWD])
+@pytest.mark.parametrize("spoil", [lambda o: 1.1 * o, lambda o: o * torch.nan, lambda o: o.roll(1, 2)])
+def test_a_wrong_peer_is_shown_and_not_timed(case, problem, spoil):
+    wrong = _peer("wrong", lambda slopes: lambda q, k, v: spoil(_right(slopes)(q, k, v)))
+    results = contest(problem, case, FakeStopwatch(), peers=[GOOD, wrong], rounds=ROUNDS)
+    assert [(result.peer.name, result.verdict) for result in results] == [("right", "ok"), ("wrong", "wrong")]
+    assert results[1].timing is None and results[1].ratio is None and not results[1].error <= 5e-2
+    json.dumps(results[1].to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("load", "detail"), [(_missing, "No module named 'missing'"), (_out_of_memory, "CUDA out of memory.")])
+def test_an_unavailable_peer_is_shown_with_its_reason(case, load, detail):
+    stopwatch = FakeStopwatch()
+    results = contest(FWD, case, stopwatch, peers=[_peer("absent", load), GOOD], rounds=ROUNDS)
+    assert results[0].verdict == "unavailable" and results[0].detail.endswith(detail) and results[0].timing is None
+    assert results[1].verdict == "ok" and results[1].ratio is None
+    assert stopwatch.released == 1
+
+
+def test_a_peer_that_fails_while_it_is_timed_spoils_no_one_elses_times(case):
+    class Failing(FakeStopwatch):
+        def timer(self, call) -> Timer:
+            timer = super().timer(call)
+            return timer if timer.sample(1)[0] < 2 else replace(timer, sample=self._fail)
+
+        def _fail(self, count):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    results = contest(FWD, case, Failing(), peers=[GOOD, _peer("late", _right)], rounds=ROUNDS)
+    assert [result.verdict for result in results] == ["ok", "unavailable"]
+    assert results[0].timing.samples == 3 * ROUNDS and "out of memory" in results[1].detail
+
+
+@pytest.mark.parametrize("problem", [FWD, BWD])
+@pytest.mark.parametrize("decay", ["constant", "none"])
+def test_the_shipped_peers_agree_with_their_references(problem, decay):
+    problem = replace(problem, decay=decay)
+    results = {
+        result.peer.name: result for result in contest(problem, make_case(problem, torch.device("cpu")), FakeStopwatch())
+    }
+    assert list(results) == [peer.name for peer in PEERS]
+    assert not [name for name, result in results.items() if result.verdict == "wrong"]
+    for name in ("latune", "PyTorch chunked", "PyTorch quadratic"):
+        assert results[name].verdict == "ok", results[name].detail
+
+
+def test_the_softmax_reference_is_attention():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, do = (torch.randn(1, 37, width, dtype=torch.float64, generator=generator) for width in (16, 16, 24, 24))
+    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    o = scaled_dot_product_attention(*leaves, is_causal=True)
+    expected = (o, *torch.autograd.grad(o, leaves, do))
+    for rows in (10, 37, 1024):
+        found = softmax_reference(*(tensor.detach()[0] for tensor in (q, k, v, do)), rows=rows)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other[0].detach())
+
+
+def test_relative_rms():
+    ones = torch.ones(2, 3)
+    assert relative_rms(ones, ones) == 0
+    assert relative_rms(1.5 * ones, ones) == pytest.approx(0.5)
+    assert relative_rms(ones, 0 * ones) == 1 and relative_rms(0 * ones, 0 * ones) == 0
+
+
+def test_a_nan_makes_the_error_nan():
+    assert math.isnan(relative_rms(torch.tensor([[1.0, torch.nan]]), torch.ones(1, 2)))
+
+
+def test_the_table_says_what_each_row_is(case, capsys):
+    softmax = Peer(name="attention", function=SOFTMAX, layout="BHND", load=lambda _: _attend, package="torch")
+    doubled = _peer("doubled", lambda slopes: lambda q, k, v: 2 * _right(slopes)(q, k, v))
+    peers = [GOOD, softmax, doubled, _peer("absent", _missing)]
+    results = contest(FWD, case, FakeStopwatch(), peers=peers, rounds=ROUNDS)
+    print_report(Report(problem=FWD, roof_ms=0.5, served="exact bucket", results=results))
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "50%" in rows["right"] and "3.00" in rows["right"]
+    assert "softmax attention: another function" in rows["attention"] and "2.00" in rows["attention"]
+    assert rows["doubled"].rstrip().endswith("wrong") and "1.0e+00" in rows["doubled"]
+    assert "unavailable: ModuleNotFoundError: No module named 'missing'" in rows["absent"]
+
+
+def _attend(q, k, v):
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def test_bench_without_a_gpu_is_an_error_in_one_line(run):
+    result = run("bench", "--shape", "1,2,64,64")
+    assert result.exit_code == 1 and result.stdout == "" and len(result.stderr.splitlines()) == 1
+    assert "needs a CUDA GPU" in result.stderr
+
+
+@pytest.fixture
+def bench_on_the_cpu(run, monkeypatch):
+    """The whole command, with a GPU that is made up and a stopwatch that invents times."""
+
+    class Watch(FakeStopwatch):
+        copy_gbps = 1000.0
+        device = torch.device("cpu")
+
+    h200 = command.resolve(BWD, "h200").gpu
+    monkeypatch.setattr(command, "local_gpu", lambda: h200)
+    monkeypatch.setattr(command, "Stopwatch", Watch)
+    return run
+
+
+def test_json_goes_to_stdout_or_to_a_file_beside_the_tables(bench_on_the_cpu, own_cache, tmp_path):
+    shapes = ("--shape", "1,2,64,16", "--shape", "1,2,32,16", "--dtype", "fp32")
+    alone = bench_on_the_cpu("bench", *shapes, "--json", "-")
+    document = json.loads(alone.stdout)
+    assert alone.exit_code == 0 and document["copy_gbps"] == 1000.0 and document["gpu"]["name"] == "h200"
+    assert [(case["seqlen"], case["direction"]) for case in document["cases"]] == [
+        (64, "fwd"),
+        (64, "bwd"),
+        (32, "fwd"),
+        (32, "bwd"),
+    ]
+    path = tmp_path / "bench.json"
+    both = bench_on_the_cpu("bench", *shapes, "--json", str(path))
+    assert "times latune" in both.stdout and len(json.loads(path.read_text())["cases"]) == 4
+    for case in document["cases"]:
+        assert [result["peer"] for result in case["results"]] == [peer.name for peer in PEERS]
+        assert case["results"][0]["verdict"] == "ok" and case["results"][0]["median_ms"] > 0

@@ -1,0 +1,135 @@
+"""The surface of the command line, frozen: whoever changes it changes this file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import pytest
+
+from latune.cli.main import _show_warning, cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SURFACE = {
+    "bench": ["--shape", "--dtype", "--direction", "--decay", "--json"],
+    "generate": [
+        "--gpu",
+        "--shape",
+        "--direction",
+        "--dtype",
+        "--decay",
+        "--initial-state",
+        "--final-state",
+        "-o/--output",
+    ],
+    "gpus": ["--json"],
+    "show": ["--gpu", "--shape", "--dtype", "--direction", "--decay", "--json"],
+    "tune": [
+        "--gpu",
+        "--shape",
+        "--preset",
+        "--dtype",
+        "--direction",
+        "--decay",
+        "--trials",
+        "--time-budget",
+        "--seed",
+        "--storage",
+        "--resume/--fresh",
+        "--output",
+        "--space",
+        "--workers/--jobs",
+        "--json",
+    ],
+    "verify": ["--gpu", "--shape", "--workers/--jobs", "--json"],
+}
+
+DEFAULTS = {
+    "bench": {"dtype": "bf16", "direction": "both", "decay": "constant"},
+    "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},
+    "gpus": {},
+    "show": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
+    "tune": {
+        "gpu_name": "auto",
+        "dtype": "bf16",
+        "direction": "both",
+        "decay": "constant",
+        "seed": 0,
+        "resume": True,
+    },
+    "verify": {"gpu_name": "auto"},
+}
+
+
+def _surface(command: click.Command) -> list[str]:
+    return ["/".join([*option.opts, *option.secondary_opts]) for option in command.params]
+
+
+def _defaults(command: click.Command) -> dict[str, object]:
+    found = {option.name: option.get_default(click.Context(command)) for option in command.params}
+    return {name: value for name, value in found.items() if isinstance(value, str | int) and value is not False}
+
+
+def test_commands_and_options_are_frozen():
+    assert {name: _surface(command) for name, command in sorted(cli.commands.items())} == SURFACE
+
+
+def test_defaults_are_frozen():
+    assert {name: _defaults(command) for name, command in cli.commands.items()} == DEFAULTS
+
+
+@pytest.mark.parametrize("command", sorted(SURFACE))
+def test_every_command_and_option_has_help(run, command):
+    shown = run(command, "--help")
+    assert shown.exit_code == 0 and cli.commands[command].help and cli.commands[command].short_help
+    for option in cli.commands[command].params:
+        assert isinstance(option, click.Option) and option.help, option.name
+        assert option.opts[-1] in shown.stdout
+
+
+def test_every_command_has_its_row_in_the_readme():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("`")[1].split()[1] for line in lines if line.startswith("| `latune ")}
+    assert rows == set(SURFACE)
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "tune", "generate"])
+def test_an_unknown_gpu_is_an_error_in_one_line_with_the_known_ones(run, own_cache, command):
+    result = run(command, "--gpu", "a101", "--shape", "1,2,64,64")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "unknown GPU 'a101'" in result.stderr and "h200" in result.stderr and "did you mean 'a10" in result.stderr
+
+
+@pytest.mark.parametrize("shape", ["1,2", "1,2,x,64", "0,2,64,64", "1,2,64,320", "1,2,64,100", "1,2,64,64,64,64", ""])
+def test_a_bad_shape_is_a_usage_error_with_an_example(run, shape):
+    result = run("tune", "--shape", shape)
+    assert result.exit_code == 2 and "such as 4,32,8192,128" in result.stderr
+
+
+def test_a_head_dim_that_would_be_padded_is_told_what_to_give(run):
+    assert "give 112" in run("show", "--shape", "1,2,64,100").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tune", "--preset", "nothing"], ["tune", "--time-budget", "soon"], ["tune", "--dtype", "int8"], ["nothing"]]
+)
+def test_usage_errors_exit_with_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_warnings_are_one_line_on_stderr(capsys):
+    _show_warning(UserWarning("latune: a miss"), UserWarning, "file.py", 1)
+    _show_warning(DeprecationWarning("old"), DeprecationWarning, "file.py", 1)
+    assert capsys.readouterr() == ("", "latune: a miss\nDeprecationWarning: old\n")
+    assert warnings.showwarning is not _show_warning
+
+
+def test_the_module_runs_as_the_command():
+    command = [sys.executable, "-m", "latune", "--help"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0 and finished.stdout.startswith("Usage: latune ")

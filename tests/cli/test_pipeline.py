@@ -1,0 +1,270 @@
+"""tune, show, generate and verify one after another, without a GPU: really compiled, on a shape that takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from latune import paths
+from latune.cache.store import read_file
+from latune.cli import closing, session
+from latune.cli.main import cli
+from latune.errors import LatuneError
+from latune.gpu import find_gpu
+from latune.tuner.tune import Tuned
+
+SHAPE = ("--gpu", "a100", "--shape", "1,2,256,64")
+A100 = find_gpu("a100")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """The cache root after `latune tune`, and the command's result."""
+    root = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATUNE_CACHE_DIR", str(root))
+        patch.setattr(paths, "shipped_cache", lambda: root / "nothing-shipped")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return root, CliRunner().invoke(cli, ["tune", *SHAPE, "--trials", "3"])
+
+
+@pytest.fixture
+def cache(tuned, tmp_path, monkeypatch):
+    """A copy of the tuned cache file, in a root of its own."""
+    root, _ = tuned
+    copy = tmp_path / "cache" / "nvidia-a100.json"
+    copy.parent.mkdir()
+    copy.write_bytes((root / "cache" / "nvidia-a100.json").read_bytes())
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path))
+    return copy
+
+
+@pytest.fixture
+def replayed(cache, monkeypatch):
+    """Problems are tuned at once: with the result in the cache."""
+    found = {entry.problem: entry for entry in _entries(cache)}
+
+    def tune_problem(problem, *_, **__):
+        return Tuned(entry=found[problem], searches={}, finalists=())
+
+    monkeypatch.setattr(session, "tune_problem", tune_problem)
+    return tune_problem
+
+
+def _entries(path):
+    return read_file(path, A100).entries.values()
+
+
+def _edit(path, change):
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for entry in document["entries"]:
+        change(entry)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_tune_writes_both_directions_and_ends_with_a_verified_call(tuned):
+    root, result = tuned
+    assert result.exit_code == 0, result.stderr
+    path = root / "cache" / "nvidia-a100.json"
+    assert {entry.bucket.direction for entry in _entries(path)} == {"fwd", "bwd"}
+    assert all(entry.evidence == "static" and entry.measurement.samples == 0 for entry in _entries(path))
+    assert f"wrote {path}" in result.stdout
+    assert "latune.lightning_attn on CPU agrees with float64" in result.stdout
+    assert result.stdout.count("exact bucket") == 2
+
+
+def test_tune_reports_progress_in_plain_lines_on_stderr(tuned):
+    _, result = tuned
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("tuning 2 problems for NVIDIA A100, not in this machine")
+    assert any(line.startswith("[1/2] fwd 1,2,256,64 o 3/3 trials, best ") for line in lines)
+    assert any(line.startswith("[2/2] bwd 1,2,256,64 dkdv 3/3 trials, best ") for line in lines)
+    assert "\x1b" not in result.stderr + result.stdout
+
+
+def test_the_same_command_again_evaluates_nothing(tuned, run, monkeypatch):
+    root, _ = tuned
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(root))
+    searched = []
+    tune_problem = session.tune_problem
+    monkeypatch.setattr(session, "tune_problem", lambda *a, **k: searched.append(tune_problem(*a, **k)) or searched[-1])
+    result = run("tune", *SHAPE, "--trials", "3", "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0 and report["evidence"] == "static" and report["gpu"] == "a100"
+    assert [tuned["problem"].split()[0] for tuned in report["tuned"]] == ["fwd", "bwd"]
+    assert [sum(tuned["outcomes"].values()) for tuned in report["tuned"]] == [3, 6]
+    assert [result.resumed for tuned in searched for result in tuned.searches.values()] == [3, 3, 3]
+    assert set(report["call"]["errors"]) == {"o", "dq", "dk", "dv"}
+
+
+def test_output_is_where_the_file_goes(replayed, run, tmp_path):
+    result = run("tune", *SHAPE, "--direction", "fwd", "--output", str(tmp_path / "shipped"))
+    assert result.exit_code == 0, result.stderr
+    assert len(_entries(tmp_path / "shipped" / "nvidia-a100.json")) == 1
+
+
+def test_auto_without_a_gpu_says_what_it_takes(cache, run):
+    assert "no GPU in this machine: NVIDIA A100 is meant" in run("show").stderr
+
+
+def test_show_lists_the_entries(cache, run):
+    result = run("show", "--gpu", "a100")
+    assert result.exit_code == 0 and result.stderr == ""
+    for entry in _entries(cache):
+        assert str(entry.bucket) in result.stdout and entry.tuned_at in result.stdout
+    listed = json.loads(run("show", "--gpu", "a100", "--json").stdout)["entries"]
+    assert [entry["current"] for entry in listed] == [True, True]
+
+
+def test_show_explains_a_shape(cache, run):
+    result = run("show", *SHAPE, "--direction", "fwd")
+    assert "step: exact" in result.stdout and "registers" in result.stdout and "tune it" not in result.stdout
+    longer = run("show", "--gpu", "a100", "--shape", "1,2,4096,64", "--direction", "bwd")
+    assert "step: nearest" in longer.stdout
+    assert "tune it: latune tune --gpu a100 --shape 1,2,4096,64,64 --dtype bf16 --direction bwd" in longer.stdout
+
+
+def test_show_explains_a_shape_in_json(cache, run):
+    found = json.loads(run("show", *SHAPE, "--json").stdout)["resolutions"]
+    assert [resolution["step"] for resolution in found] == ["exact", "exact"]
+    assert [len(resolution["plan"]) for resolution in found] == [1, len(found[1]["entry"]["plan"])]
+    assert all(resolution["candidates"][0]["plan"] == resolution["plan"] for resolution in found)
+
+
+def test_entries_of_other_templates_are_marked(cache, run):
+    _edit(cache, lambda entry: entry.update(template_sha256="0" * 64))
+    assert run("show", "--gpu", "a100").stdout.count("for other templates: ignored") == 2
+    assert [entry["current"] for entry in json.loads(run("show", "--gpu", "a100", "--json").stdout)["entries"]] == [False] * 2
+
+
+def test_show_of_an_empty_cache_names_the_command(own_cache, run):
+    result = run("show", "--gpu", "l4")
+    assert result.exit_code == 0 and result.stdout == "" and "`latune tune --gpu l4`" in result.stderr
+
+
+@pytest.mark.parametrize(("direction", "function"), [("fwd", "forward"), ("bwd", "backward")])
+def test_generate_prints_a_module(cache, run, direction, function):
+    result = run("generate", *SHAPE, "--direction", direction)
+    assert result.exit_code == 0 and "exact bucket" in result.stderr
+    tree = ast.parse(result.stdout)
+    assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert {name.split(".")[0] for name in imported} == {"torch", "triton"}
+
+
+def test_generate_writes_a_file_with_the_states_asked_for(cache, run, tmp_path):
+    path = tmp_path / "kernel.py"
+    result = run("generate", *SHAPE, "--initial-state", "--final-state", "-o", str(path))
+    assert result.exit_code == 0 and result.stdout == "" and f"wrote {path}" in result.stderr
+    functions = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    forward = next(node for node in functions if node.name == "forward")
+    assert "initial_state" in [argument.arg for argument in forward.args.args]
+
+
+def test_generate_into_a_folder_that_is_not_there(cache, run, tmp_path):
+    result = run("generate", *SHAPE, "-o", str(tmp_path / "missing" / "kernel.py"))
+    assert result.exit_code == 1 and "give a path you can write to" in result.stderr
+
+
+def test_verify_compiles_the_entries_again(cache, run):
+    result = run("verify", "--gpu", "a100", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [entry["verdict"] for entry in json.loads(result.stdout)["entries"]] == ["ok", "ok"]
+
+
+def test_verify_refuses_what_other_templates_made(cache, run):
+    _edit(cache, lambda entry: entry.update(template_sha256="0" * 64))
+    result = run("verify", *SHAPE)
+    assert result.exit_code == 1 and result.stdout.count("stale") == 2
+    assert "latune tune --gpu a100 --shape 1,2,256,64,64 --dtype bf16 --direction fwd --decay constant --fresh" in result.stderr
+    assert "Error: 2 of 2 entries failed" in result.stderr
+
+
+def test_verify_compares_resources(cache, run):
+    _edit(cache, lambda entry: entry["resources"][0].update(shared_bytes=1))
+    result = run("verify", *SHAPE, "--json")
+    verdicts = json.loads(result.stdout)["entries"]
+    assert result.exit_code == 1 and [verdict["verdict"] for verdict in verdicts] == ["other_resources"] * 2
+    assert all("shared_bytes 1 stated" in verdict["detail"] and verdict["mend"] for verdict in verdicts)
+
+
+def test_another_triton_may_take_other_resources(cache, run):
+    def change(entry):
+        entry["resources"][0]["shared_bytes"] = 1
+        entry["toolchain"]["triton"] = "1.0"
+
+    _edit(cache, change)
+    result = run("verify", *SHAPE, "--json")
+    assert result.exit_code == 0
+    assert all("than with 1.0" in verdict["detail"] for verdict in json.loads(result.stdout)["entries"])
+
+
+@pytest.mark.parametrize("arguments", [["--gpu", "l4"], ["--gpu", "a100", "--shape", "1,2,256,128"]])
+def test_verifying_nothing_is_an_error(cache, run, arguments):
+    result = run("verify", *arguments)
+    assert result.exit_code == 1 and "no entries for" in result.stderr and "latune tune --gpu" in result.stderr
+
+
+def test_ctrl_c_ends_with_130(own_cache, run, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "tune_problem", interrupted)
+    result = run("tune", *SHAPE, "--json")
+    assert result.exit_code == 130 and "goes on from here" in result.stderr
+    report = json.loads(result.stdout)
+    assert report["interrupted"] and report["tuned"] == [] and report["call"] is None
+
+
+def test_a_problem_that_fails_does_not_stop_the_others(replayed, run, monkeypatch):
+    def failing(problem, *arguments, **options):
+        if problem.direction == "fwd":
+            raise LatuneError("no plan passed")
+        return replayed(problem, *arguments, **options)
+
+    monkeypatch.setattr(session, "tune_problem", failing)
+    result = run("tune", *SHAPE, "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1 and "1 of 2 problems not tuned; fwd" in result.stderr
+    assert [tuned["problem"].split()[0] for tuned in report["tuned"]] == ["bwd"] and len(report["failed"]) == 1
+
+
+def test_a_measured_entry_is_kept_and_that_is_said(replayed, cache, run):
+    def measured(entry):
+        entry["evidence"] = "measured"
+        entry["measurement"]["samples"] = 10
+
+    _edit(cache, measured)
+    result = run("tune", *SHAPE, "--direction", "fwd")
+    assert result.exit_code == 0 and "the file keeps its measured entry" in result.stderr
+    assert {entry.evidence for entry in _entries(cache)} == {"measured"}
+
+
+def test_a_wrong_call_ends_with_an_error(replayed, run, monkeypatch):
+    monkeypatch.setattr(closing, "lightning_attn", lambda q, k, v, *_, **__: 2 * (q @ k.mT).tril() @ v)
+    result = run("tune", *SHAPE)
+    assert result.exit_code == 1 and "lightning_attn is off by" in result.stderr
+
+
+def test_a_users_space_is_searched(own_cache, run, tmp_path):
+    shipped = (paths.search_spaces() / "stream.yaml").read_text(encoding="utf-8")
+    narrow = tmp_path / "narrow.yaml"
+    narrow.write_text(shipped.replace("values: [plain, transposed]", "values: [transposed]"), encoding="utf-8")
+    narrow.write_text(narrow.read_text().replace("state_layout: plain", "state_layout: transposed"), encoding="utf-8")
+    result = run("tune", *SHAPE, "--direction", "fwd", "--trials", "2", "--space", str(narrow))
+    assert result.exit_code == 0, result.stderr
+    (entry,) = _entries(own_cache / "cache" / "nvidia-a100.json")
+    assert all(dict(plan.steps[0].config.choices)["state_layout"] == "transposed" for plan in (entry.plan, *entry.alternates))
+
+
+def test_a_space_file_with_a_mistake_is_named(own_cache, run, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("kernel: stream", encoding="utf-8")
+    result = run("tune", *SHAPE, "--space", str(path))
+    assert result.exit_code == 1 and str(path) in result.stderr
+    twice = str(paths.search_spaces() / "stream.yaml")
+    assert run("tune", *SHAPE, "--space", twice, "--space", twice).exit_code == 2

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from latune.cli.presets import read_presets
+from latune.errors import SpaceError
+
+
+def test_the_shipped_presets():
+    presets = read_presets()
+    assert {"default", "reference", "minimax-01"} == set(presets)
+    assert set(map(str, presets["default"].shapes)) <= set(map(str, presets["reference"].shapes))
+    assert "4,32,8192,128" in map(str, presets["reference"].shapes)
+    assert {(shape.num_heads, shape.head_dim_k) for shape in presets["minimax-01"].shapes} == {(64, 128)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1,2,3,16", "expected presets by name, got list"),
+        ("", "expected presets by name, got NoneType"),
+        ("a: [", "expected a YAML file of presets"),
+        ("a: {shapes: [1,2,3,16]}", "a: expected the keys about and shapes, got shapes"),
+        ("a: 1,2,3,16", "a: expected the keys about and shapes, got '1,2,3,16'"),
+        ("a: {about: x, shapes: [], more: 1}", "a: expected the keys about and shapes, got about, shapes, more"),
+        ("a: {about: '', shapes: ['1,2,3,16']}", "a.about: expected a sentence"),
+        ("a: {about: x, shapes: []}", "a.shapes: expected a list of shapes"),
+        ("a: {about: x, shapes: '1,2,3,16'}", "a.shapes: expected a list of shapes"),
+        ("a: {about: x, shapes: ['1,2,3,16', '1,2']}", r"a.shapes\[1\]: expected B,H,N,D .* got '1,2'"),
+    ],
+)
+def test_a_mistake_is_named_by_file_and_key(tmp_path, text, message):
+    path = tmp_path / "presets.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpaceError, match=message) as caught:
+        read_presets(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_a_space_error(tmp_path):
+    with pytest.raises(SpaceError, match="No such file"):
+        read_presets(tmp_path / "presets.yaml")

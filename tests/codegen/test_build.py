@@ -1,0 +1,130 @@
+"""Real compilations for GPUs that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from latune.codegen.build import Build, KernelBuild, build
+from latune.codegen.space import load_space
+from latune.errors import BuildError
+from latune.gpu import Gpu, find_gpu
+from latune.plan import KERNELS, Plan, Step
+from latune.problem import Problem
+
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+H200 = find_gpu("h200")
+TUNED_FOR = ("a100", "h200", "b200")
+CONSUMER = ("a10", "l4", "rtx5090")
+SMALL_SHARED_BYTES = 48 * 1024
+
+
+def default_plan(problem: Problem, gpu: Gpu, kernel: str) -> Plan:
+    config = load_space(KERNELS[kernel].space).default(problem, gpu, KERNELS[kernel])
+    return Plan((Step(kernel=kernel, config=config),))
+
+
+def check_default(problem: Problem, gpu: Gpu, kernel: str) -> KernelBuild:
+    """The build of a space's default, its figures within what the GPU has."""
+    plan = default_plan(problem, gpu, kernel)
+    built = build(problem, plan, gpu)
+    (figures,) = built.kernels
+    assert figures.name == f"{kernel}_kernel"
+    assert figures.num_warps == plan.steps[0].config.num_warps
+    assert 0 < figures.registers <= gpu.architecture.registers_per_thread
+    assert 0 < figures.shared_bytes <= gpu.shared_per_block_bytes
+    assert built.exceeds(gpu) is None
+    return figures
+
+
+@pytest.mark.parametrize("name", TUNED_FOR)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", ["o", "dk"])
+def test_the_stream_default_compiles_into_little_shared_memory(
+    problem_of: ProblemOf, kernel: str, dtype: str, name: str
+) -> None:
+    problem = problem_of(KERNELS[kernel].direction, dtype=dtype)
+    assert check_default(problem, find_gpu(name), kernel).shared_bytes <= SMALL_SHARED_BYTES
+
+
+@pytest.mark.parametrize("name", TUNED_FOR)
+def test_the_dkdv_default_compiles(problem_of: ProblemOf, name: str) -> None:
+    check_default(problem_of("bwd"), find_gpu(name), "dkdv")
+    narrow = check_default(problem_of("bwd", head_dim_k=64), find_gpu(name), "dkdv")
+    assert narrow.shared_bytes <= SMALL_SHARED_BYTES
+
+
+@pytest.mark.parametrize("name", CONSUMER)
+def test_defaults_compile_for_consumer_gpus(problem_of: ProblemOf, name: str) -> None:
+    gpu = find_gpu(name)
+    assert check_default(problem_of(), gpu, "o").shared_bytes <= SMALL_SHARED_BYTES
+    check_default(problem_of("bwd"), gpu, "dkdv")
+
+
+@pytest.mark.parametrize("name", ["h200", "b200"])
+def test_descriptors_compile(problem_of: ProblemOf, plan_of: PlanOf, name: str) -> None:
+    """The fastest forward of the prototypes: two thirds of the shared memory, no spills on Hopper."""
+    plan = plan_of("o", state_layout="transposed", loads="tma", BLOCK_N=64, BLOCK_E=128, num_warps=8, num_stages=4)
+    built = build(problem_of(), plan, find_gpu(name))
+    assert built.exceeds(find_gpu(name)) is None
+    assert built.shared_bytes > 128 * 1024
+    assert built.spill_bytes == 0
+
+
+def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem = problem_of("bwd", batch=2, num_heads=3, seqlen=1000, head_dim_k=64, head_dim_v=96)
+    split = plan_of("dq", algorithm="split", BLOCK_E=32, BLOCK_N=32, SEGMENTS=4)
+    chunks = plan_of("dkdv", algorithm="chunk_parallel", BLOCK_N=64)
+    built = build(problem, Plan((*split.steps, *chunks.steps)), H200)
+    heads, slices, segments, chunk_count = 6, 2, 4, 16
+    assert [(kernel.name, kernel.programs) for kernel in built.kernels] == [
+        ("dq_states_kernel", heads * slices * (segments - 1)),
+        ("dq_kernel", heads * slices * segments),
+        ("dkdv_states_kernel", heads * (chunk_count - 1)),
+        ("dkdv_scan_kernel", heads * 6),
+        ("dkdv_kernel", heads * chunk_count),
+    ]
+    assert all(kernel.registers > 0 for kernel in built.kernels)
+
+
+def test_too_much_shared_memory_is_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    built = build(problem_of(), plan_of("o", BLOCK_N=128, BLOCK_E=128, num_warps=8, num_stages=4), H200)
+    assert built.shared_bytes > H200.shared_per_block_bytes
+    why = f"needs {built.shared_bytes} bytes of shared memory a block, NVIDIA H200 has {H200.shared_per_block_bytes}"
+    assert built.exceeds(H200) == why
+
+
+def test_spills_are_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    assert build(problem_of(), plan_of("o", BLOCK_N=64, BLOCK_E=128, num_warps=2, num_stages=1), H200).spill_bytes > 0
+
+
+def test_a_second_build_gives_the_same_binary(
+    problem_of: ProblemOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    problem, plan = problem_of(head_dim_k=32, head_dim_v=32), plan_of("o", BLOCK_E=32)
+    builds: list[Build] = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / name))
+        monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "latune"))
+        builds.append(build(problem, plan, H200))
+        assert any((tmp_path / name).rglob("*.cubin")), "nothing was compiled"
+    assert builds[0] == builds[1]
+
+
+def test_another_length_gives_the_same_binary(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem, plan = problem_of(head_dim_k=32, head_dim_v=32), plan_of("o", BLOCK_E=32, algorithm="split")
+    shas = set()
+    for seqlen in (4096, 4097, 5000):
+        built = build(replace(problem, seqlen=seqlen), plan, H200)
+        shas.add(tuple(kernel.binary_sha256 for kernel in built.kernels))
+    assert len(shas) == 1
+
+
+def test_what_does_not_compile_is_a_build_error(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    with pytest.raises(BuildError, match=r"^o_kernel does not compile for sm_90: .+"):
+        build(problem_of(), plan_of("o", BLOCK_N=8), H200)

@@ -1,0 +1,58 @@
+"""Three whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from latune.codegen.render import render
+from latune.plan import Plan
+from latune.problem import Problem
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SHA256 = re.compile(r"^templates [0-9a-f]{64}$", re.MULTILINE)
+PLACEHOLDER = f"templates {'0' * 64}"
+
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+Case = tuple[Problem, Plan]
+
+
+def forward(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    plan = plan_of("o", state_layout="transposed", loads="tma", BLOCK_N=64, BLOCK_E=128, num_warps=8, num_stages=4)
+    return problem_of(batch=4, num_heads=32, seqlen=8192), plan
+
+
+def backward_split_and_fused(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    shape = {"dtype": "fp16", "batch": 1, "seqlen": 32768, "head_dim_k": 64, "head_dim_v": 96}
+    problem = problem_of("bwd", **shape, has_initial_state=True, needs_final_state=True)
+    dq = plan_of("dq", algorithm="split", decayed="key", BLOCK_E=32, num_stages=3)
+    return problem, Plan((*dq.steps, *plan_of("dkdv", num_warps=8).steps))
+
+
+def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    plans = (
+        plan_of("dq", algorithm="chunk_parallel", decay_mode="factored", decayed=None),
+        plan_of("dk", algorithm="chunk_parallel", state_layout="transposed"),
+        plan_of("dv", decay_mode="recompute", decayed="key"),
+    )
+    return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
+
+
+@pytest.mark.parametrize("case", [forward, backward_split_and_fused, backward_three_streams], ids=lambda case: case.__name__)
+def test_golden(case: Callable[[ProblemOf, PlanOf], Case], problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    rendered, replaced = SHA256.subn(PLACEHOLDER, render(*case(problem_of, plan_of)).text)
+    assert replaced == 1
+    path = GOLDEN / f"{case.__name__}.py"
+    if os.environ.get("LATUNE_ACCEPT_GOLDEN") == "1":
+        path.write_text(rendered, encoding="utf-8")
+    assert rendered == path.read_text(encoding="utf-8"), f"{path.name} differs; LATUNE_ACCEPT_GOLDEN=1 accepts the new text"
+
+
+def test_every_golden_module_has_its_case() -> None:
+    cases = {case.__name__ for case in (forward, backward_split_and_fused, backward_three_streams)}
+    assert {path.stem for path in GOLDEN.glob("*.py")} == cases

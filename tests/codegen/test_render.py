@@ -1,0 +1,270 @@
+"""Every rendering: it parses, it is formatted, and it holds what its problem needs and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from latune.codegen import render as rendering
+from latune.codegen.render import render
+from latune.codegen.templates import template_sha256
+from latune.errors import RenderError
+from latune.plan import FORMS, KERNELS, Plan
+from latune.problem import Problem
+
+LINE_LENGTH = 128
+LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments"}
+
+ALGORITHMS = ("sequential", "split", "chunk_parallel")
+LAYOUTS = ("plain", "transposed")
+LOADS = ("pointer", "tma")
+# decay_mode and decayed; neither for decay none.
+DECAYS = (*itertools.product(("matrix", "recompute"), ("key", "value")), ("factored", None), (None, None))
+PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form in forms)
+# D, E, BLOCK_E: padded or not, in one or several slices of the value dim.
+WIDTHS = ((128, 128, 128), (128, 128, 32), (48, 80, 128), (80, 48, 16))
+# has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
+DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
+
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+
+def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
+    """The product of all that shapes a source."""
+    axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, WIDTHS, DATA)
+    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, block_e), data in itertools.product(*axes):
+        what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), data, strict=True))
+        choices = {"algorithm": algorithm, "state_layout": layout, "loads": loads, "decay_mode": mode, "decayed": decayed}
+        problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e, **what)
+        yield problem, plan_of(*form, **choices, BLOCK_E=block_e)
+
+
+@pytest.fixture(scope="module")
+def texts(problem_of: ProblemOf, plan_of: PlanOf) -> list[str]:
+    return [render(problem, plan).text for problem, plan in cases(problem_of, plan_of)]
+
+
+@pytest.fixture(scope="module")
+def functions(texts: list[str]) -> list[ast.FunctionDef]:
+    """Every distinct kernel and host function of all renderings."""
+    chunks = dict.fromkeys(chunk for text in texts for chunk in top_level(text) if "\ndef " in f"\n{chunk}")
+    return [only_function(chunk) for chunk in chunks]
+
+
+@pytest.fixture(scope="module")
+def folder(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every rendering in a file of its own."""
+    folder = tmp_path_factory.mktemp("rendered")
+    for number, text in enumerate(texts):
+        (folder / f"module_{number}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+def ruff(*arguments: str | Path) -> None:
+    finished = subprocess.run([sys.executable, "-m", "ruff", *arguments], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-4000:]
+
+
+def body(text: str) -> str:
+    """The text without the module's docstring, which names the problem and the plan."""
+    _, _, rest = text.removeprefix('"""').partition('\n"""\n')
+    return rest
+
+
+def top_level(text: str) -> list[str]:
+    return body(text).split("\n\n\n")
+
+
+def only_function(chunk: str) -> ast.FunctionDef:
+    """The function of a chunk, without its body's inside: that would take gigabytes over all renderings."""
+    (function,) = (node for node in ast.parse(chunk).body if isinstance(node, ast.FunctionDef))
+    function.body = function.body[-1:]
+    return function
+
+
+def host(text: str) -> ast.FunctionDef:
+    function = only_function(top_level(text)[-1])
+    assert function.name in ("forward", "backward")
+    return function
+
+
+def arguments(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in function.args.args]
+
+
+def returned(function: ast.FunctionDef) -> tuple[str, ...]:
+    (last,) = function.body
+    assert isinstance(last, ast.Return) and isinstance(last.value, ast.Tuple)
+    return tuple(ast.unparse(value) for value in last.value.elts)
+
+
+def unspecialised(kernel: ast.FunctionDef) -> set[str]:
+    (decorator,) = kernel.decorator_list
+    assert isinstance(decorator, ast.Call)
+    assert ast.unparse(decorator.func) == "triton.jit"
+    (keyword,) = decorator.keywords
+    assert keyword.arg == "do_not_specialize"
+    return set(ast.literal_eval(keyword.value))
+
+
+def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
+    assert len(set(texts)) == 3 * 2 * 2 * 6 * 3 * 4 * 5
+
+
+def test_every_rendering_is_formatted(folder: Path) -> None:
+    ruff("format", "--check", "--isolated", "--no-cache", "--line-length", str(LINE_LENGTH), folder)
+
+
+def test_every_rendering_is_free_of_unused_and_undefined_names(folder: Path) -> None:
+    ruff("check", "--isolated", "--no-cache", "--select", "E,F,I,W", "--ignore", "E501", folder)
+
+
+def test_every_function_parses_and_keeps_to_the_line_length(texts: list[str], functions: list[ast.FunctionDef]) -> None:
+    assert {"o_kernel", "dq_scan_kernel", "dkdv_states_kernel", "backward"} <= {function.name for function in functions}
+    for text in texts:
+        assert max(map(len, body(text).splitlines())) <= LINE_LENGTH
+
+
+def test_lengths_are_never_specialised(functions: list[ast.FunctionDef]) -> None:
+    for kernel in (function for function in functions if function.decorator_list):
+        names = set(arguments(kernel))
+        assert {"num_heads", "seqlen"} <= names
+        assert unspecialised(kernel) == names & LENGTHS
+
+
+def test_no_constexpr_is_a_length(functions: list[ast.FunctionDef]) -> None:
+    for kernel in (function for function in functions if function.decorator_list):
+        fixed = {argument.arg for argument in kernel.args.args if argument.annotation}
+        assert fixed <= {"D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "BLOCK"}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("direction", "form"), PLANS)
+def test_another_length_batch_or_number_of_heads_is_the_same_code(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, direction: str, form: tuple[str, ...]
+) -> None:
+    plan, problem = plan_of(*form, algorithm=algorithm), problem_of(direction)
+    other = replace(problem, batch=1, num_heads=3, seqlen=1000)
+    assert body(render(problem, plan).text) == body(render(other, plan).text)
+
+
+def test_decay_none_renders_no_decay(texts: list[str]) -> None:
+    bare = [text for text in texts if "decay=none" in text]
+    assert len(bare) == len(texts) // 6
+    for text in bare:
+        assert not re.search(r"slope|exp2|\bexp\b|decay|LOG2|FACTORED|across|lift|to_state|from_state", body(text))
+
+
+def test_a_decay_is_a_power_of_two(texts: list[str]) -> None:
+    """log2(e) goes into the slope once; every weight is exp2 of an exponent."""
+    decayed = [text for text in texts if "decay=constant" in text]
+    assert len(decayed) == len(texts) // 6 * 5
+    for text in decayed:
+        code = body(text)
+        assert code.count("tl.load(slopes") == code.count("tl.load(slopes + i_h) * LOG2_E") + code.count(
+            "tl.load(slopes + i_bh % num_heads) * LOG2_E"
+        )
+        assert "tl.exp2(" in code
+        assert not re.search(r"\b(tl|torch|math)\.exp\(", code)
+
+
+@pytest.mark.parametrize(("initial", "final"), list(itertools.product((False, True), repeat=2)))
+def test_states_come_and_go_where_the_problem_has_them(
+    problem_of: ProblemOf, plan_of: PlanOf, initial: bool, final: bool
+) -> None:
+    flags = {"has_initial_state": initial, "needs_final_state": final}
+    forward = host(render(problem_of("fwd", **flags), plan_of("o")).text)
+    assert arguments(forward) == ["q", "k", "v", "slopes", "scale", *["initial_state"] * initial]
+    assert returned(forward) == ("o", *["final_state"] * final)
+    backward = host(render(problem_of("bwd", **flags), plan_of("dq", "dkdv")).text)
+    given = [*["initial_state"] * initial, *["dfinal_state"] * final]
+    assert arguments(backward) == ["q", "k", "v", "slopes", "scale", "do", *given]
+    assert returned(backward) == ("dq", "dk", "dv", *["dinitial_state"] * initial)
+
+
+def test_decay_none_takes_no_slopes(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    text = render(problem_of(decay="none"), plan_of("o", decay_mode=None, decayed=None)).text
+    assert arguments(host(text)) == ["q", "k", "v", "scale"]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_incomplete_plan_returns_its_outputs_only(problem_of: ProblemOf, plan_of: PlanOf, kernel: str) -> None:
+    problem = problem_of(KERNELS[kernel].direction, has_initial_state=True)
+    states = ("dinitial_state",) if kernel in ("dv", "dkdv") else ()
+    assert returned(host(render(problem, plan_of(kernel)).text)) == (*KERNELS[kernel].outputs, *states)
+
+
+def test_launch_options_reach_the_launch(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    text = render(problem_of(), plan_of("o", num_warps=8, num_stages=3, maxnreg=168)).text
+    for option in ("num_warps=8", "num_stages=3", "maxnreg=168", "enable_fp_fusion=True"):
+        assert f"        {option},\n" in text
+
+
+def test_the_header_names_problem_plan_and_templates(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem, plan = problem_of("bwd"), plan_of("dq", "dkdv")
+    header = ast.get_docstring(ast.parse(render(problem, plan).text))
+    assert header is not None
+    assert f"problem   {problem}\n" in header
+    assert f"templates {template_sha256()}\n" in header
+    for step in plan.steps:
+        assert f"{step.kernel:<9} {step.config}" in header.splitlines()
+
+
+def test_a_kernel_starts_at_the_same_line_for_every_problem(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    """Triton's own cache key has the line a kernel starts at."""
+    plan = plan_of("dq", "dkdv", algorithm="split")
+    problems = (problem_of("bwd"), problem_of("bwd", seqlen=1, batch=1000), problem_of("bwd", num_heads=12345))
+    lines = [render(problem, plan).text.splitlines() for problem in problems]
+    starts = [[number for number, line in enumerate(text) if line.startswith("@triton.jit")] for text in lines]
+    assert len(starts[0]) == 4
+    assert starts[0] == starts[1] == starts[2]
+
+
+def test_the_digest_is_the_texts(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    source = render(problem_of(), plan_of("o"))
+    assert source.sha256 == hashlib.sha256(source.text.encode()).hexdigest()
+    assert source == render(problem_of(), plan_of("o"))
+
+
+@pytest.mark.parametrize(("direction", "kernel"), [("fwd", "dq"), ("fwd", "dkdv"), ("bwd", "o")])
+def test_a_plan_of_the_other_direction_is_refused(problem_of: ProblemOf, plan_of: PlanOf, direction: str, kernel: str) -> None:
+    with pytest.raises(RenderError, match=rf"kernel '{kernel}' \({KERNELS[kernel].direction}\) for a {direction} problem"):
+        render(problem_of(direction), plan_of(kernel))
+
+
+def test_an_empty_plan_and_packed_sequences_are_refused(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    with pytest.raises(RenderError, match="empty plan"):
+        render(problem_of(), Plan(()))
+    with pytest.raises(RenderError, match="varlen"):
+        render(problem_of(varlen=True), plan_of("o"))
+
+
+@pytest.mark.parametrize("missing", ["BLOCK_N", "BLOCK_E", "state_layout", "loads", "decay_mode", "SEGMENTS"])
+def test_a_config_without_a_needed_value_is_refused(problem_of: ProblemOf, plan_of: PlanOf, missing: str) -> None:
+    plan = plan_of("o", algorithm="split", **{missing: None})
+    with pytest.raises(RenderError, match=missing):
+        render(problem_of(), plan)
+
+
+def test_an_unknown_algorithm_is_refused(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    with pytest.raises(RenderError, match="spiral"):
+        render(problem_of(), plan_of("o", algorithm="spiral"))
+
+
+def test_an_undefined_name_in_a_template_is_refused(
+    problem_of: ProblemOf, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module.py.jinja").write_text("{{ module.title }} {{ module.subtitle }}", encoding="utf-8")
+    monkeypatch.setattr(rendering.paths, "templates", lambda: tmp_path)
+    with pytest.raises(RenderError, match="subtitle"):
+        render(problem_of(), plan_of("o"))

@@ -1,0 +1,212 @@
+"""Every kernel against float64, over a set of cases in which every two values of any two axes meet."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from latune.codegen.load import load
+from latune.codegen.render import render
+from latune.config import Config
+from latune.ops import reference
+from latune.plan import KERNELS, Plan, Step
+from latune.problem import Problem
+from latune.tuner.verify import poisoned_allocations
+
+# o; then all of the backward kernels, each once.
+PLANS = (("fwd", ("o",)), ("bwd", ("dq", "dkdv")), ("bwd", ("dk", "dv")))
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# Bounds of the RMS error of a head over the RMS of the head itself.
+TOLERANCES = {"fp32": 2e-5, "fp16": 3e-3}
+SCALE = 0.7
+
+AXES: Mapping[str, tuple[object, ...]] = {
+    "seqlen": (1, 17, 63, 64, 65, 130),
+    "decay": ("matrix key", "matrix value", "recompute key", "recompute value", "factored", "none"),
+    # D, E, BLOCK_E: one slice, several; whole and padded tiles, D below and above E.
+    "widths": ((32, 32, 32), (16, 64, 16), (48, 80, 32), (80, 48, 64), (64, 16, 16)),
+    # As PyTorch makes them; [B, N, H, D] seen as [B, H, N, D]; one head for all; [B, H, D, N] seen as [B, H, N, D].
+    "memory": ("contiguous", "transposed", "expanded", "last stride"),
+    "states": ((False, False), (True, False), (False, True), (True, True)),
+    # Moderate and none; l^C underflows; slow and beyond the bound of a factored decay.
+    "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
+    "algorithm": ("sequential", "split", "chunk_parallel"),
+    "layout": ("plain", "transposed"),
+    "loads": ("pointer", "tma"),
+    "block_n": (16, 32),
+    "heads": ((1, 2), (2, 1)),
+    "dtype": ("fp32", "fp16"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One value of each axis."""
+
+    seqlen: int
+    decay: str
+    widths: tuple[int, int, int]
+    memory: str
+    states: tuple[bool, bool]
+    slopes: tuple[float, float]
+    algorithm: str
+    layout: str
+    loads: str
+    block_n: int
+    heads: tuple[int, int]
+    dtype: str
+
+    def problem(self, direction: str) -> Problem:
+        return Problem(
+            direction=direction,
+            decay="none" if self.decay == "none" else "constant",
+            dtype=self.dtype,
+            batch=self.heads[0],
+            num_heads=self.heads[1],
+            seqlen=self.seqlen,
+            head_dim_k=self.widths[0],
+            head_dim_v=self.widths[1],
+            has_initial_state=self.states[0],
+            needs_final_state=self.states[1],
+        )
+
+    def plan(self, *kernels: str) -> Plan:
+        return Plan(tuple(Step(kernel=kernel, config=self.config(kernel)) for kernel in kernels))
+
+    def config(self, kernel: str) -> Config:
+        mode, _, decayed = self.decay.partition(" ")
+        choices = {"state_layout": self.layout, "loads": self.loads}
+        choices |= {} if mode == "none" else {"decay_mode": mode}
+        choices |= {"decayed": decayed} if decayed else {}
+        constexprs = {"BLOCK_N": self.block_n}
+        constexprs |= {"BLOCK_E": self.widths[2]} if KERNELS[kernel].space == "stream" else {}
+        constexprs |= {"SEGMENTS": 3} if self.algorithm == "split" else {}
+        return Config.of(self.algorithm, choices=choices, constexprs=constexprs)
+
+    def __str__(self) -> str:
+        return "-".join(str(getattr(self, field.name)).replace(" ", "_") for field in fields(self))
+
+
+def allowed(values: Mapping[str, object]) -> bool:
+    """The factors of a factored decay exceed fp16; no search space offers the two together."""
+    return (values.get("decay"), values.get("dtype")) != ("factored", "fp16")
+
+
+def pairs(values: Mapping[str, object]) -> set[tuple[tuple[str, object], tuple[str, object]]]:
+    return set(itertools.combinations(values.items(), 2))
+
+
+def all_pairs() -> set[tuple[tuple[str, object], tuple[str, object]]]:
+    axes = itertools.combinations(AXES, 2)
+    both = (((one, x), (other, y)) for one, other in axes for x in AXES[one] for y in AXES[other])
+    return {pair for pair in both if allowed(dict(pair))}
+
+
+def covering_cases() -> Iterator[Case]:
+    """Cases until every two values have met: each the best of many random ones that start from a pair not met yet."""
+    dice = random.Random(0)
+    open_pairs = all_pairs()
+    while open_pairs:
+        seed = dict(min(open_pairs, key=repr))
+        drawn = ({axis: seed.get(axis, dice.choice(values)) for axis, values in AXES.items()} for _ in range(100))
+        best = max(filter(allowed, drawn), key=lambda values: len(pairs(values) & open_pairs))
+        open_pairs -= pairs(best)
+        yield Case(**best)  # type: ignore[arg-type]
+
+
+CASES = tuple(covering_cases())
+
+
+def test_every_two_values_meet() -> None:
+    met = set().union(*(pairs({axis: getattr(case, axis) for axis in AXES}) for case in CASES))
+    assert met == all_pairs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The tensors of one call by name, and the float64 result of every output."""
+
+    tensors: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
+
+    def outputs(self, case: Case, direction: str, kernels: tuple[str, ...]) -> dict[str, Tensor]:
+        """What the generated module of these kernels computes, by name; what it does not write is NaN."""
+        problem, plan = case.problem(direction), case.plan(*kernels)
+        module = load(render(problem, plan))
+        function = module.forward if direction == "fwd" else module.backward
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        with poisoned_allocations():
+            results = function(**{name: SCALE if name == "scale" else self.tensors[name] for name in names})
+        state = {"fwd": "final_state", "bwd": "dinitial_state"}[direction]
+        return dict(zip((*plan.outputs, *[state] * (len(results) - len(plan.outputs))), results, strict=True))
+
+
+def call_of(case: Case) -> Call:
+    torch.manual_seed(0)
+    (d, e, _), dtype = case.widths, DTYPES[case.dtype]
+    rows, state = (*case.heads, case.seqlen), (*case.heads, d, e)
+    tensors = {
+        "q": laid_out(case.memory, torch.randn(*rows, d).to(dtype)),
+        "k": laid_out(case.memory, (torch.randn(*rows, d) * d**-0.5).to(dtype)),
+        "v": laid_out(case.memory, torch.randn(*rows, e).to(dtype)),
+        "do": laid_out(case.memory, torch.randn(*rows, e).to(dtype)),
+        "slopes": torch.tensor(case.slopes[: case.heads[1]]),
+        "initial_state": torch.randn(state),
+        "dfinal_state": torch.randn(state),
+    }
+    return Call(tensors=tensors, expected=expected_of(case, tensors))
+
+
+def laid_out(memory: str, x: Tensor) -> Tensor:
+    """x, or (expanded) its first head, in another layout."""
+    if memory == "transposed":
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+    if memory == "expanded":
+        return x[:1, :1].expand(x.shape)
+    if memory == "last stride":
+        return x.mT.contiguous().mT
+    return x
+
+
+def expected_of(case: Case, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every output by autograd through the recurrence, in float64."""
+    inputs = {name: x.double().requires_grad_(name != "slopes") for name, x in tensors.items()}
+    with_initial, with_final = case.states
+    o, final_state = reference.recurrence(
+        inputs["q"],
+        inputs["k"],
+        inputs["v"],
+        None if case.decay == "none" else inputs["slopes"],
+        scale=SCALE,
+        initial_state=inputs["initial_state"] if with_initial else None,
+    )
+    loss = (o * inputs["do"]).sum() + with_final * (final_state * inputs["dfinal_state"]).sum()
+    sources = ("q", "k", "v", *["initial_state"] * with_initial)
+    gradients = torch.autograd.grad(loss, [inputs[name] for name in sources])
+    outputs = {"o": o, "final_state": final_state, **{f"d{name}": x for name, x in zip(sources, gradients, strict=True)}}
+    return {name: x.detach() for name, x in outputs.items()}
+
+
+def error_ratio(output: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+    """The largest RMS error of a head, relative to the head's RMS; NaN when an element is NaN.
+
+    Inputs are of size 1, so a head below the dtype's smallest normal number is one whose decay underflowed.
+    """
+    error, size = (x.square().mean((2, 3)).sqrt() for x in (output.double() - expected, expected))
+    return (error / size.clamp(min=torch.finfo(dtype).tiny)).max().item()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels(case: Case) -> None:
+    call = call_of(case)
+    for direction, kernels in PLANS:
+        for name, output in call.outputs(case, direction, kernels).items():
+            ratio = error_ratio(output, call.expected[name], DTYPES[case.dtype])
+            bound = TOLERANCES[case.dtype]
+            assert ratio <= bound, f"{name} of {kernels}: RMS error ratio {ratio:.3g}, expected at most {bound:.3g}"

@@ -1,0 +1,120 @@
+"""Decisions: one look-up a bucket, fall-backs in the ladder's order, one warning that names the command."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from types import SimpleNamespace
+
+import pytest
+from triton.runtime.errors import OutOfResources
+
+from latune.config import Config
+from latune.gpu import find_gpu
+from latune.ops import dispatch
+from latune.plan import Plan, Step
+from latune.problem import Problem
+
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=2, num_heads=4, seqlen=1000, head_dim_k=64, head_dim_v=64
+)
+H200 = find_gpu("h200")
+
+
+def _plan(num_warps):
+    return Plan((Step(kernel="o", config=Config.of("sequential", num_warps=num_warps)),))
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Stands for codegen: modules whose forward does what the test says, by the plan's num_warps."""
+    behaviours, loads = {}, []
+
+    def load_plan(problem, plan):
+        loads.append(plan)
+        return SimpleNamespace(forward=behaviours[plan.steps[0].config.num_warps])
+
+    monkeypatch.setattr(dispatch, "load_plan", load_plan)
+    monkeypatch.setattr(dispatch, "device_gpu", lambda index: H200)
+    monkeypatch.setattr(dispatch, "_decisions", {})
+    return SimpleNamespace(behaviours=behaviours, loads=loads)
+
+
+def _resolution(*warps, step="exact"):
+    candidates = [(_plan(count), f"plan of {count} warps") for count in warps]
+    return SimpleNamespace(step=step, why="because", candidates=iter(candidates))
+
+
+def _raise(error):
+    def forward(*arguments):
+        raise error
+
+    return forward
+
+
+def test_a_bucket_is_decided_once_whatever_the_length(loaded, monkeypatch):
+    resolved = []
+    monkeypatch.setattr(dispatch, "resolve", lambda problem, gpu: resolved.append(problem) or _resolution(4))
+    loaded.behaviours[4] = lambda *arguments: arguments
+    first = dispatch.decide(PROBLEM, 0)
+    lengths = [Problem(**{**_fields(PROBLEM), "seqlen": seqlen}) for seqlen in (900, 1024, 1100)]
+    assert [dispatch.decide(problem, 0) is first for problem in lengths] == [True] * 3
+    assert dispatch.decide(PROBLEM, 1) is not first
+    assert len(resolved) == 2
+
+
+def _fields(problem):
+    return {name: getattr(problem, name) for name in problem.__dataclass_fields__}
+
+
+def test_threads_that_meet_a_bucket_at_once_share_one_decision(loaded, monkeypatch):
+    monkeypatch.setattr(dispatch, "resolve", lambda problem, gpu: _resolution(4))
+    loaded.behaviours[4] = lambda *arguments: arguments
+    barrier, decisions = threading.Barrier(8), []
+
+    def meet():
+        barrier.wait()
+        decisions.append(dispatch.decide(PROBLEM, 0))
+
+    threads = [threading.Thread(target=meet) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len({id(decision) for decision in decisions}) == 1 and len(loaded.loads) == 1
+
+
+def test_a_plan_that_does_not_launch_gives_way_to_the_next(loaded):
+    loaded.behaviours.update({8: _raise(OutOfResources(300_000, 232_448, "shared memory")), 4: lambda x: (x,)})
+    decision = dispatch.Decision(PROBLEM, _resolution(8, 4))
+    with pytest.warns(UserWarning, match="falls back to plan of 4 warps"):
+        assert decision("q") == ("q",)
+    assert decision("again") == ("again",)
+    assert [plan.steps[0].config.num_warps for plan in loaded.loads] == [8, 4]
+
+
+def test_the_last_candidates_error_is_the_callers(loaded):
+    loaded.behaviours[8] = _raise(OutOfResources(300_000, 232_448, "shared memory"))
+    with pytest.raises(OutOfResources):
+        dispatch.Decision(PROBLEM, _resolution(8))("q")
+
+
+def test_an_error_that_is_no_plans_fault_is_not_swallowed(loaded):
+    loaded.behaviours.update({8: _raise(RuntimeError("CUDA error: an illegal memory access")), 4: lambda x: (x,)})
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        dispatch.Decision(PROBLEM, _resolution(8, 4))("q")
+
+
+def test_a_miss_warns_once_with_the_command_that_tunes_it(loaded, monkeypatch):
+    monkeypatch.setattr(dispatch, "resolve", lambda problem, gpu: _resolution(4, step="default"))
+    loaded.behaviours[4] = lambda *arguments: arguments
+    with pytest.warns(UserWarning) as caught:
+        dispatch.decide(PROBLEM, 0)
+    command = "latune tune --gpu h200 --shape 2,4,1000,64,64 --dtype bf16 --direction fwd --decay constant"
+    assert len(caught) == 1 and command in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dispatch.decide(PROBLEM, 0)
+
+
+def test_resolve_takes_a_name_and_explains_itself():
+    resolution = dispatch.resolve(PROBLEM, "h200")
+    assert resolution.gpu == H200 and resolution.plan.outputs == ("o",) and resolution.why

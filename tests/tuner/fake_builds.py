@@ -1,0 +1,95 @@
+"""Builds that no compiler made: their figures follow from the config, or are given.
+
+``start_*`` are runners of compiler processes, for ``ParallelBuilder(runner=...)``; the plan's BLOCK_N says what happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from latune.codegen.build import Build, KernelBuild
+from latune.codegen.view import StepView
+from latune.config import Config
+from latune.errors import BuildError
+from latune.gpu import Gpu
+from latune.plan import Plan, Step
+from latune.problem import Problem
+from latune.tuner.builders import Compile
+
+COMPILE_ERROR, CRASH, STALL = 16, 32, 128
+
+
+def config(
+    layout: str = "transposed",
+    *,
+    algorithm: str = "sequential",
+    block_n: int = 64,
+    block_e: int | None = 128,
+    segments: int | None = None,
+    num_warps: int = 8,
+    num_stages: int = 3,
+    **choices: str,
+) -> Config:
+    sizes = {"BLOCK_N": block_n, "BLOCK_E": block_e, "SEGMENTS": segments}
+    return Config.of(
+        algorithm,
+        choices={"state_layout": layout, "loads": "tma", "decay_mode": "matrix", "decayed": "value", **choices},
+        constexprs={name: size for name, size in sizes.items() if size is not None},
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
+
+
+def one(kernel: str, config: Config) -> Plan:
+    return Plan((Step(kernel=kernel, config=config),))
+
+
+def kernel(name: str, **figures: object) -> KernelBuild:
+    usual = {"registers": 200, "spill_bytes": 0, "shared_bytes": 100_000, "num_warps": 8, "programs": 128}
+    return KernelBuild(name=name, **{**usual, "binary_sha256": name, **figures})  # type: ignore[arg-type]
+
+
+def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+    """A launch a step, two or three where it is segmented; shared memory as the loads in flight need it."""
+    return Build(kernels=tuple(kernel for step in plan.steps for kernel in _kernels(StepView(problem=problem, step=step))))
+
+
+def _kernels(view: StepView) -> list[KernelBuild]:
+    config, problem = view.step.config, view.problem
+    if view.algorithm == "split":
+        segments = view.segments
+    else:
+        segments = -(-problem.seqlen // view.block_n) if view.algorithm == "chunk_parallel" else 1
+    columns = 2 * (view.block_d + view.block_e) if view.fused else 2 * view.block_d + view.block_e
+    shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
+    programs = problem.batch_heads * view.num_splits
+    main = kernel(
+        f"{view.name}_kernel",
+        shared_bytes=shared,
+        num_warps=config.num_warps,
+        registers=min(255, 64 * 1024 // (32 * config.num_warps)),
+        programs=programs * segments,
+        binary_sha256=f"{view.name} {config.digest}",
+    )
+    states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=programs * max(segments - 1, 1))
+    scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
+    return [*([states] if view.segmented else []), *([scan] if view.algorithm == "chunk_parallel" else []), main]
+
+
+def start(_: int) -> Callable[[Compile], Build]:
+    """Compiles; or fails, crashes or stalls as the plan says. A binary's hash is the process that made it."""
+
+    def run(job: Compile) -> Build:
+        block_n = job.plan.steps[0].config.values()["BLOCK_N"]
+        if block_n == COMPILE_ERROR:
+            raise BuildError("o_kernel does not compile: no such layout")
+        if block_n == CRASH:
+            os.kill(os.getpid(), signal.SIGABRT)
+        if block_n == STALL:
+            threading.Event().wait()
+        return Build(kernels=(kernel("o_kernel", binary_sha256=str(os.getpid())),))
+
+    return run

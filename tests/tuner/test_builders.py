@@ -1,0 +1,76 @@
+"""Compiler processes: many at once, each plan once, and a plan that kills its process fails alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from latune.codegen.build import Build
+from latune.errors import BuildError
+from latune.gpu import find_gpu
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.builders import ParallelBuilder
+
+GPU = find_gpu("a100")
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=2, seqlen=64, head_dim_k=16, head_dim_v=16
+)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiler processes take over ``sys.path``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def plan(fake_builds: ModuleType, block_n: int = 64, num_warps: int = 4) -> Plan:
+    return fake_builds.one("o", fake_builds.config(block_n=block_n, num_warps=num_warps))
+
+
+def made_by(build: Build) -> str:
+    return build.kernels[0].binary_sha256
+
+
+def test_each_plan_is_compiled_once(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        builder.prepare(PROBLEM, [plan(fake_builds)], GPU)
+        first = builder(PROBLEM, plan(fake_builds), GPU)
+        assert builder(PROBLEM, plan(fake_builds), GPU) is first
+
+
+def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: ModuleType) -> None:
+    bad = [plan(fake_builds, block_n) for block_n in (fake_builds.COMPILE_ERROR, fake_builds.CRASH, fake_builds.STALL)]
+    good = [plan(fake_builds, num_warps=warps) for warps in (2, 4)]
+    with ParallelBuilder(workers=2, runner="fake_builds:start", timeout_s=1.0) as builder:
+        builder.prepare(PROBLEM, [good[0], *bad, good[1]], GPU)
+        for plan_, message in zip(bad, ("no such layout", "SIGABRT", "no answer within 1 s"), strict=True):
+            with pytest.raises(BuildError, match=message):
+                builder(PROBLEM, plan_, GPU)
+        assert all(made_by(builder(PROBLEM, plan_, GPU)).isdigit() for plan_ in good)
+
+
+def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
+    assert len(makers) == 1
+    assert not Path(f"/proc/{makers.pop()}").exists()
+
+
+def test_leaving_does_not_wait_for_a_compiler_that_stalls(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:start", timeout_s=600.0) as builder:
+        made_by(builder(PROBLEM, plan(fake_builds), GPU))
+        builder.prepare(PROBLEM, [plan(fake_builds, fake_builds.STALL), plan(fake_builds, num_warps=2)], GPU)
+
+
+def test_the_real_compiler_reports_figures_and_refusals(fake_builds: ModuleType) -> None:
+    fine = fake_builds.one("o", fake_builds.config("plain", block_n=16, block_e=16, num_warps=4, num_stages=1, loads="pointer"))
+    incomplete = fake_builds.one("o", fake_builds.config(block_e=None, loads="pointer"))
+    with ParallelBuilder(workers=1) as builder:
+        kernel = builder(PROBLEM, fine, GPU).kernels[0]
+        with pytest.raises(BuildError, match="BLOCK_E"):
+            builder(PROBLEM, incomplete, GPU)
+    assert (kernel.name, kernel.programs, kernel.num_warps) == ("o_kernel", 2, 4)
+    assert 16 <= kernel.registers <= 255

@@ -1,0 +1,96 @@
+"""Complete plans made of ranked kernels."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from latune.codegen.space import load_space
+from latune.config import Config
+from latune.gpu import find_gpu
+from latune.plan import FORMS, KERNELS, Plan, Step
+from latune.problem import Problem
+from latune.tuner.compose import Composer
+
+SPACES = {name: load_space(name) for name in ("stream", "dkdv")}
+GPU = find_gpu("h200")
+
+
+def composer(direction: str, d: int = 128, e: int = 128) -> Composer:
+    problem = Problem(
+        direction=direction, decay="constant", dtype="bf16", batch=4, num_heads=32, seqlen=2048, head_dim_k=d, head_dim_v=e
+    )
+    return Composer(problem=problem, gpu=GPU, spaces=SPACES)
+
+
+@pytest.fixture
+def streams(fake_builds: ModuleType) -> list[Config]:
+    return [fake_builds.config(block_e=64, num_warps=4, num_stages=stages) for stages in (2, 3, 1, 4)]
+
+
+@pytest.fixture
+def fused(fake_builds: ModuleType) -> list[Config]:
+    return [fake_builds.config(block_e=None, num_stages=stages) for stages in (2, 1)]
+
+
+def kernels(plan: Plan) -> tuple[str, ...]:
+    return tuple(step.kernel for step in plan.steps)
+
+
+def test_forward_plans_are_the_ranking_then_the_default(streams: list[Config]) -> None:
+    forward = composer("fwd")
+    default = SPACES["stream"].default(forward.problem, GPU, KERNELS["o"])
+    plans = forward.compose({"o": streams})
+    assert [plan.steps[0].config for plan in plans] == [*streams[:3], default]
+    assert forward.searched == ["o"]
+
+
+def test_backward_plans_of_both_forms_best_first(streams: list[Config], fused: list[Config]) -> None:
+    backward = composer("bwd")
+    plans = backward.compose({"dq": streams, "dkdv": fused})
+    assert backward.searched == ["dq", "dkdv"]
+    assert {kernels(plan) for plan in plans} == set(FORMS["bwd"])
+    assert plans[0] == Plan((Step(kernel="dq", config=streams[0]), Step(kernel="dkdv", config=fused[0])))
+    three = [plan for plan in plans if kernels(plan) == ("dq", "dk", "dv")]
+    assert three[0] == Plan(tuple(Step(kernel=name, config=streams[0]) for name in ("dq", "dk", "dv")))
+    assert len(plans) == len(set(plans))
+
+
+def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Config]) -> None:
+    wide = composer("bwd", 256, 256)
+    narrow = [Config.of(**{**config.to_json(), "constexprs": {"BLOCK_N": 32, "BLOCK_E": 32}}) for config in streams[:1]]
+    assert wide.searched == ["dq"]
+    assert {kernels(plan) for plan in wide.compose({"dq": narrow})} == {("dq", "dk", "dv")}
+
+
+def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]) -> None:
+    plans = composer("bwd").compose({"dq": streams[:1]})
+    assert [kernels(plan) for plan in plans] == [("dq", "dk", "dv"), ("dq", "dkdv")]
+    assert len(composer("bwd").compose({})) == 1
+
+
+def test_siblings_of_other_widths_take_the_nearest_config_they_allow(fake_builds: ModuleType) -> None:
+    """dv writes the value dim: BLOCK_E 128, right for dq, is wider than its output."""
+    backward = composer("bwd", 128, 64)
+    best = fake_builds.config(block_e=128)
+    assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dq"]) is None
+    assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dv"]) is not None
+    three = next(plan for plan in backward.compose({"dq": [best]}) if kernels(plan) == ("dq", "dk", "dv"))
+    dq, dk, dv = (step.config for step in three.steps)
+    assert dq == dk == best
+    assert dv == Config.of(**{**best.to_json(), "constexprs": {"BLOCK_N": 64, "BLOCK_E": 64}})
+
+
+def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: list[Config], fused: list[Config]) -> None:
+    backward = composer("bwd")
+    pinned = Plan((Step(kernel="dq", config=streams[3]), Step(kernel="dkdv", config=fused[1])))
+    foreign = Plan((Step(kernel="dq", config=fused[0]), Step(kernel="dkdv", config=fused[0])))
+    incomplete = Plan((Step(kernel="dq", config=streams[0]),))
+    plans = backward.compose({"dq": streams, "dkdv": fused}, pinned=[pinned, foreign, incomplete])
+    assert plans[-1] == pinned
+    assert not {foreign, incomplete} & set(plans)
+    for plan in plans:
+        for step in plan.steps:
+            space = SPACES[KERNELS[step.kernel].space]
+            assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None

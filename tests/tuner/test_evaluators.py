@@ -1,0 +1,172 @@
+"""Evaluators: what is rejected before a GPU sees it, what is evaluated once, and how a race is pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+import pytest
+
+from latune.cache.entry import TOOLCHAIN
+from latune.codegen.build import Build
+from latune.codegen.render import Source
+from latune.errors import BuildError
+from latune.gpu import Gpu, find_gpu
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner import evaluators
+from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
+from latune.tuner.jobs import DeviceReport
+
+GPU = find_gpu("h200")
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=4, num_heads=32, seqlen=2048, head_dim_k=128, head_dim_v=128
+)
+
+
+@dataclass
+class Builds:
+    """A builder of fake builds that can be told to refuse plans."""
+
+    fake_builds: ModuleType
+    refused: set[Plan] = field(default_factory=set)
+    prepared: list[Plan] = field(default_factory=list)
+
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
+        self.prepared += plans
+
+    def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+        if plan in self.refused:
+            raise BuildError("o_kernel does not compile: refused")
+        return self.fake_builds.build(problem, plan, gpu)
+
+
+@dataclass
+class FakeWorker:
+    """Answers with times by ``num_warps``; ``race_fails``: the plans whose arm fails in the second race."""
+
+    calls: list[tuple[Plan, float | None]] = field(default_factory=list)
+    restarts: int = 0
+    races: int = 0
+    race_fails: tuple[Plan, ...] = ()
+
+    def device(self) -> DeviceReport:
+        versions = (("torch", "2"), ("triton", "3"), ("cuda", "13"), ("driver", "600"))
+        sizes = {"memory_bytes": 1, "l2_bytes": 1, "free_bytes": 1}
+        return DeviceReport(title="fake", arch=90, sms=132, copy_gbps=4270.0, toolchain=versions, **sizes)
+
+    def evaluate(self, problem: Problem, plan: Plan, source: Source, *, give_up_above_ms: float | None) -> Measurement:
+        self.calls.append((plan, give_up_above_ms))
+        return ok(float(plan.steps[0].config.num_warps), samples=10)
+
+    def race(self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int) -> list[Measurement]:
+        self.races += 1
+        fails = self.race_fails if self.races == 2 else ()
+        return [
+            Measurement(outcome="wrong_result") if plan in fails else ok(self.races + plan.steps[0].config.num_warps, rounds)
+            for plan, _ in candidates
+        ]
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+def ok(median_ms: float, samples: int) -> Measurement:
+    interval = {"ci_low_ms": 0.9 * median_ms, "ci_high_ms": 1.1 * median_ms}
+    return Measurement(outcome="ok", median_ms=median_ms, samples=samples, errors=(("o", 0.001),), **interval)
+
+
+@pytest.fixture
+def plans(fake_builds: ModuleType) -> list[Plan]:
+    return [fake_builds.one("o", fake_builds.config(block_e=64, num_warps=warps)) for warps in (4, 2, 8)]
+
+
+@pytest.fixture
+def too_large(fake_builds: ModuleType) -> Plan:
+    return fake_builds.one("o", fake_builds.config(block_n=128, num_stages=4))
+
+
+@pytest.fixture
+def builds(fake_builds: ModuleType) -> Builds:
+    return Builds(fake_builds)
+
+
+@pytest.fixture(autouse=True)
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No template is needed to see what evaluators do with a source."""
+    monkeypatch.setattr(evaluators, "render", lambda problem, plan: Source(text=str(plan), sha256=plan.digest))
+
+
+def test_what_does_not_compile_or_fit_is_an_outcome(builds: Builds, plans: list[Plan], too_large: Plan) -> None:
+    builds.refused.add(plans[0])
+    worker = FakeWorker()
+    for evaluate in (StaticEvaluator(PROBLEM, GPU, builds), MeasuredEvaluator(PROBLEM, GPU, builds, worker)):
+        assert evaluate(plans[0]).outcome == "compile_error"
+        assert "refused" in evaluate(plans[0]).detail
+        assert evaluate(too_large).outcome == "out_of_resources"
+        assert "shared memory" in evaluate(too_large).detail
+    assert worker.calls == []
+
+
+def test_static_evaluation_is_a_prediction(builds: Builds, plans: list[Plan]) -> None:
+    evaluate = StaticEvaluator(PROBLEM, GPU, builds)
+    measurement = evaluate(plans[0])
+    assert measurement.ok
+    assert (measurement.samples, measurement.ci_low_ms) == (0, None)
+    assert measurement.median_ms > PROBLEM.compulsory_bytes / GPU.bandwidth_gbps * 1e-6
+    assert measurement.detail.startswith("predicted: o_kernel")
+    assert evaluate.race(plans) == [evaluate(plan) for plan in plans]
+    assert builds.prepared == plans
+
+
+def test_equal_binaries_are_evaluated_once(builds: Builds, plans: list[Plan], fake_builds: ModuleType) -> None:
+    def same(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+        kernels = fake_builds.build(problem, plan, gpu).kernels
+        return Build(kernels=tuple(replace(kernel, binary_sha256="same") for kernel in kernels))
+
+    builder = type("Same", (), {"__call__": staticmethod(same), "prepare": builds.prepare})()
+    worker = FakeWorker()
+    static = StaticEvaluator(PROBLEM, GPU, builder)
+    measured = MeasuredEvaluator(PROBLEM, GPU, builder, worker)
+    assert static(plans[0]) is static(plans[1])
+    assert measured(plans[0]) is measured(plans[1])
+    assert len(worker.calls) == 1
+
+
+def test_a_candidate_is_given_up_at_twice_the_best(builds: Builds, plans: list[Plan]) -> None:
+    worker = FakeWorker()
+    evaluate = MeasuredEvaluator(PROBLEM, GPU, builds, worker)
+    assert [evaluate(plan).median_ms for plan in plans] == [4.0, 2.0, 8.0]
+    assert [limit for _, limit in worker.calls] == [None, 8.0, 4.0]
+
+
+def test_a_race_pools_two_fresh_processes(builds: Builds, plans: list[Plan], too_large: Plan) -> None:
+    worker = FakeWorker()
+    raced = MeasuredEvaluator(PROBLEM, GPU, builds, worker).race([plans[0], too_large, plans[1]])
+    assert (worker.races, worker.restarts) == (2, 2)
+    assert [measurement.outcome for measurement in raced] == ["ok", "out_of_resources", "ok"]
+    assert (raced[0].median_ms, raced[0].ci_low_ms, raced[0].ci_high_ms) == pytest.approx((5.5, 4.5, 6.6))
+    assert (raced[0].samples, raced[0].errors) == (20, (("o", 0.001),))
+
+
+def test_a_failure_in_either_process_stands(builds: Builds, plans: list[Plan]) -> None:
+    raced = MeasuredEvaluator(PROBLEM, GPU, builds, FakeWorker(race_fails=(plans[1],))).race(plans)
+    assert [measurement.outcome for measurement in raced] == ["ok", "wrong_result", "ok"]
+
+
+def test_a_race_that_fails_as_a_whole_leaves_the_plans_own_times(builds: Builds, plans: list[Plan]) -> None:
+    raced = MeasuredEvaluator(PROBLEM, GPU, builds, FakeWorker(race_fails=tuple(plans))).race(plans)
+    assert [measurement.median_ms for measurement in raced] == [4.0, 2.0, 8.0]
+
+
+def test_evaluators_say_what_an_entry_needs(builds: Builds, plans: list[Plan]) -> None:
+    static, measured = StaticEvaluator(PROBLEM, GPU, builds), MeasuredEvaluator(PROBLEM, GPU, builds, FakeWorker())
+    assert (static.evidence, static.bandwidth_gbps) == ("static", 4800)
+    assert (measured.evidence, measured.bandwidth_gbps) == ("measured", 4270.0)
+    for evaluate in (static, measured):
+        assert sorted(evaluate.toolchain) == sorted(TOOLCHAIN)
+        (resources,) = evaluate.resources(plans[0])
+        assert (resources.name, resources.num_warps) == ("o_kernel", 4)
+    assert static.toolchain["protocol"] != measured.toolchain["protocol"]

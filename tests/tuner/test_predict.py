@@ -1,0 +1,146 @@
+"""The static model, against medians measured on an H200, and in its directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from latune.codegen.build import Build, KernelBuild
+from latune.config import Config
+from latune.gpu import find_gpu
+from latune.plan import Plan, Step
+from latune.problem import Problem
+from latune.tuner.predict import Prediction, predict
+
+H200 = find_gpu("h200")
+
+
+def problem(batch: int, heads: int, seqlen: int, width: int, **changes: object) -> Problem:
+    shape = {"batch": batch, "num_heads": heads, "seqlen": seqlen, "head_dim_k": width, "head_dim_v": width}
+    return Problem(**{"direction": "fwd", "decay": "constant", "dtype": "bf16", **shape, **changes})  # type: ignore[arg-type]
+
+
+LONG = problem(4, 32, 8192, 128)
+
+
+def predicted(problem: Problem, config: Config, *kernels: KernelBuild, kernel: str = "o") -> Prediction:
+    return predict(problem, Plan((Step(kernel=kernel, config=config),)), H200, Build(kernels=kernels))
+
+
+@pytest.fixture
+def forward_ms(fake_builds: ModuleType) -> Callable[..., float]:
+    """The forward of 4,32,8192,128 with its best config, changed as told; ``spill_bytes`` of the build."""
+
+    def run(layout: str = "transposed", *, spill_bytes: int = 0, **changes: object) -> float:
+        config = fake_builds.config(layout, **changes)
+        shared = 64_000 * config.num_stages * config.values()["BLOCK_E"] // 128
+        splits = 128 // config.values()["BLOCK_E"]
+        registers = min(200, 65536 // (32 * config.num_warps))
+        figures = {"registers": registers, "num_warps": config.num_warps, "shared_bytes": min(shared, 200_000)}
+        return predicted(
+            LONG, config, fake_builds.kernel("o_kernel", programs=128 * splits, spill_bytes=spill_bytes, **figures)
+        ).total_ms
+
+    return run
+
+
+def test_it_is_near_what_was_measured(fake_builds: ModuleType) -> None:
+    """Resources are those of real builds for compute capability 9.0; medians in ms from one H200."""
+    kernel, config = fake_builds.kernel, fake_builds.config
+    narrow = config("plain", block_e=64, num_warps=4, num_stages=4)
+    best = config("transposed")
+    big = {"registers": 255, "spill_bytes": 8, "shared_bytes": 163_920}
+    small = {"registers": 235, "shared_bytes": 172_120, "num_warps": 4, "programs": 256}
+    fused = config("transposed", block_e=None, num_stages=2)
+    backward = LONG.with_direction("bwd")
+    split = config("transposed", algorithm="split", segments=8)
+    cases = [
+        (0.3005, predicted(LONG, best, kernel("o_kernel", **big))),
+        (0.350, predicted(LONG, narrow, kernel("o_kernel", **small))),
+        (0.611, predicted(backward, fused, kernel("dkdv_kernel", **{**big, "spill_bytes": 480}), kernel="dkdv")),
+        (
+            0.2315,
+            predicted(
+                problem(1, 16, 32768, 128),
+                split,
+                kernel("o_states_kernel", registers=122, programs=112),
+                kernel("o_kernel", **big),
+            ),
+        ),
+        (
+            0.266,
+            predicted(
+                problem(8, 32, 8192, 64),
+                config("transposed", block_e=64, num_warps=4),
+                kernel("o_kernel", num_warps=4, programs=256, shared_bytes=80_000),
+            ),
+        ),
+        (0.046, predicted(problem(4, 32, 1024, 128), best, kernel("o_kernel", **big))),
+    ]
+    for measured_ms, prediction in cases:
+        assert prediction.total_ms == pytest.approx(measured_ms, rel=0.15), str(prediction)
+
+
+def test_it_ranks_forwards_as_they_were_measured(forward_ms: Callable[..., float]) -> None:
+    best = forward_ms()
+    assert best < forward_ms(block_e=64, num_warps=4) < forward_ms("plain", block_e=64, num_warps=4)
+    assert best < forward_ms(block_n=128)
+    assert best < forward_ms(block_n=32)
+    assert best < forward_ms(decay_mode="recompute")
+    assert best < forward_ms(loads="pointer")
+    assert best < forward_ms(num_warps=16)
+
+
+def test_spills_and_unhidden_latency_cost(forward_ms: Callable[..., float]) -> None:
+    assert forward_ms() < forward_ms(spill_bytes=100) < forward_ms(spill_bytes=400)
+    assert forward_ms(num_stages=2) < forward_ms(num_stages=1)
+
+
+def test_nothing_is_predicted_under_the_roof(forward_ms: Callable[..., float]) -> None:
+    assert forward_ms() > LONG.compulsory_bytes / H200.bandwidth_gbps * 1e-6
+
+
+def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -> None:
+    def best_ms(problem: Problem, **changes: object) -> float:
+        config = fake_builds.config(**changes)
+        plan = fake_builds.one("o", config)
+        return predict(problem, plan, H200, fake_builds.build(problem, plan, H200)).total_ms
+
+    few, many = problem(1, 16, 32768, 128), problem(8, 32, 8192, 128)
+    assert best_ms(few, algorithm="split", segments=8) < 0.7 * best_ms(few)
+    assert best_ms(many) < best_ms(many, algorithm="split", segments=8)
+    assert best_ms(many) < best_ms(many, algorithm="chunk_parallel")
+
+
+def test_waves_are_counted(fake_builds: ModuleType) -> None:
+    def waves(programs: int) -> int:
+        kernel = fake_builds.kernel("o_kernel", programs=programs, shared_bytes=200_000)
+        return predicted(LONG, fake_builds.config(), kernel).kernels[0].waves
+
+    assert [waves(programs) for programs in (1, 132, 133, 264, 265)] == [1, 1, 2, 2, 3]
+
+
+def test_a_plan_is_the_sum_of_its_launches(fake_builds: ModuleType) -> None:
+    backward = LONG.with_direction("bwd")
+    steps = [Step(kernel=name, config=fake_builds.config()) for name in ("dq", "dk", "dv")]
+    whole = predict(backward, Plan(tuple(steps)), H200, fake_builds.build(backward, Plan(tuple(steps)), H200))
+    alone = [predict(backward, Plan((s,)), H200, fake_builds.build(backward, Plan((s,)), H200)).total_ms for s in steps]
+    assert [kernel.name for kernel in whole.kernels] == ["dq_kernel", "dk_kernel", "dv_kernel"]
+    assert whole.total_ms == pytest.approx(sum(alone))
+
+
+def test_fp32_and_states_are_not_free(fake_builds: ModuleType) -> None:
+    def time_ms(problem: Problem) -> float:
+        return predicted(problem, fake_builds.config(), fake_builds.kernel("o_kernel")).total_ms
+
+    plain = problem(1, 128, 1024, 128)
+    assert time_ms(problem(1, 128, 1024, 128, dtype="fp32")) > 2 * time_ms(plain)
+    assert time_ms(problem(1, 128, 1024, 128, has_initial_state=True, needs_final_state=True)) > time_ms(plain)
+
+
+def test_the_text_names_every_term(fake_builds: ModuleType) -> None:
+    text = str(predicted(LONG, fake_builds.config(), fake_builds.kernel("o_kernel")))
+    for word in ("o_kernel", "ms", "memory", "l2", "compute", "waves"):
+        assert word in text

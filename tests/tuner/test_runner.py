@@ -1,0 +1,156 @@
+"""What the worker does on its GPU, through a real worker process and modules written by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from latune.codegen.render import Source
+from latune.config import Config
+from latune.gpu import identify_gpu
+from latune.measurement import Measurement
+from latune.plan import Plan, Step
+from latune.problem import Problem
+from latune.tuner.runner import compulsory_bytes, toolchain
+from latune.tuner.worker import Worker
+
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="fp32", batch=2, num_heads=4, seqlen=512, head_dim_k=64, head_dim_v=64
+)
+
+RIGHT = '''
+import torch
+
+def forward(q, k, v, slopes, scale):
+    """The quadratic form in float64."""
+    rows = torch.arange(q.shape[2], device=q.device)
+    distance = rows[:, None] - rows
+    decay = torch.exp(-slopes.double()[:, None, None] * distance.clamp(min=0)).tril()
+    o = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    o.copy_(scale * ((q.double() @ k.double().mT) * decay) @ v.double())
+    return (o,)
+'''
+
+KERNELS = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def run_for_ever(p_o, one):
+    i = tl.program_id(0)
+    while one > 0:
+        tl.atomic_add(p_o + i, 1.0)
+
+@triton.jit
+def write_far_away(p_o, far):
+    tl.store(p_o + far + tl.program_id(0).to(tl.int64), 1.0)
+
+@triton.jit
+def take_too_much(p_o, SIZE: tl.constexpr):
+    o = tl.arange(0, SIZE)
+    x = tl.load(p_o + o[:, None] * SIZE + o[None, :])
+    tl.store(p_o + o[:, None] * SIZE + o[None, :], tl.dot(x, x))
+"""
+
+FATES = {
+    "skips": ("def forward(q, k, v, slopes, scale):\n    return (q.new_empty(v.shape),)", "wrong_result"),
+    "unscaled": (RIGHT.replace("scale * (", "1.0 * ("), "wrong_result"),
+    "overwrites its inputs": (RIGHT.replace("    return", "    v.zero_()\n    return"), "wrong_result"),
+    "asks for too much": ("def forward(q, *rest):\n    return (q.new_empty(2**44),)", "out_of_resources"),
+    "shared memory": (
+        KERNELS + "def forward(q, *rest):\n    take_too_much[(1,)](q.new_empty(2**16), SIZE=256, num_warps=8)\n    return q",
+        "out_of_resources",
+    ),
+    "does not compile": (
+        KERNELS + "def forward(q, *rest):\n    take_too_much[(1,)](q, SIZE=3)\n    return (q,)",
+        "compile_error",
+    ),
+    "hangs": (KERNELS + "def forward(q, *rest):\n    run_for_ever[(1,)](q, 2)\n    return (q,)", "timeout"),
+    "writes far away": (
+        KERNELS + "def forward(q, *rest):\n    write_far_away[(1,)](q, 2**44)\n    torch.cuda.synchronize()\n    return (q,)",
+        "illegal_access",
+    ),
+}
+
+
+def plan(*kernels: str) -> Plan:
+    return Plan(tuple(Step(kernel=kernel, config=Config.of("sequential")) for kernel in kernels))
+
+
+def source(text: str) -> Source:
+    return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def test_compulsory_bytes_of_a_whole_plan_are_the_problems() -> None:
+    backward = replace(PROBLEM, direction="bwd", has_initial_state=True)
+    assert compulsory_bytes(PROBLEM, plan("o")) == PROBLEM.compulsory_bytes
+    assert compulsory_bytes(backward, plan("dq", "dkdv")) == backward.compulsory_bytes
+
+
+def test_compulsory_bytes_of_one_kernel_are_its_own() -> None:
+    rows = PROBLEM.batch_heads * PROBLEM.seqlen * 4 * 64
+    backward = replace(PROBLEM, direction="bwd")
+    assert compulsory_bytes(backward, plan("dq")) == 4 * rows
+    assert compulsory_bytes(backward, plan("dkdv")) == 6 * rows
+
+
+def test_toolchain_names_what_compiles_and_runs() -> None:
+    versions = dict(toolchain())
+    assert sorted(versions) == ["cuda", "driver", "torch", "triton"]
+    assert all(versions.values())
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as worker:
+        yield worker
+
+
+def evaluate(worker: Worker, text: str, give_up_above_ms: float | None = None) -> Measurement:
+    return worker.evaluate(PROBLEM, plan("o"), source(text), give_up_above_ms=give_up_above_ms, timeout_s=30)
+
+
+@pytest.mark.gpu
+def test_device_describes_itself(worker: Worker) -> None:
+    report = worker.device()
+    fields = {name: getattr(report, name) for name in ("arch", "sms", "memory_bytes", "l2_bytes", "title")}
+    gpu = identify_gpu(**fields)
+    assert 0.5 * gpu.bandwidth_gbps < report.copy_gbps < 1.05 * gpu.bandwidth_gbps
+    assert 0 < report.free_bytes <= report.memory_bytes
+
+
+@pytest.mark.gpu
+def test_right_module_is_measured(worker: Worker) -> None:
+    measurement = evaluate(worker, RIGHT)
+    assert measurement.ok, measurement.detail
+    assert measurement.ci_low_ms <= measurement.median_ms <= measurement.ci_high_ms
+    assert dict(measurement.errors)["o"] < 1e-6
+    gave_up = evaluate(worker, RIGHT, give_up_above_ms=measurement.median_ms / 10)
+    assert "too slow to matter" in gave_up.detail
+    assert gave_up.samples < 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fate", FATES)
+def test_bad_module_is_data_and_the_next_one_is_fine(worker: Worker, fate: str) -> None:
+    text, outcome = FATES[fate]
+    measurement = evaluate(worker, text)
+    assert measurement.outcome == outcome, measurement
+    assert measurement.detail
+    after = evaluate(worker, RIGHT)
+    assert after.ok, after
+
+
+@pytest.mark.gpu
+def test_race_ties_a_module_with_itself_and_refuses_a_wrong_one(worker: Worker) -> None:
+    wrong = FATES["skips"][0]
+    candidates = [(plan("o"), source(text)) for text in (RIGHT, wrong, RIGHT)]
+    first, refused, second = worker.race(PROBLEM, candidates, rounds=10)
+    assert refused.outcome == "wrong_result"
+    assert first.ok
+    assert second.ok
+    assert first.median_ms == pytest.approx(second.median_ms, rel=0.05)

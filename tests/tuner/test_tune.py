@@ -1,0 +1,226 @@
+"""One problem from spaces to an entry, with a landscape in place of a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from latune.cache.entry import Entry, Resources
+from latune.codegen.render import template_sha256
+from latune.errors import LatuneError, UnknownGpuError
+from latune.gpu import Gpu, find_gpu
+from latune.measurement import Measurement
+from latune.plan import FORMS, Plan
+from latune.problem import Problem
+from latune.tuner import target
+from latune.tuner.evaluators import StaticEvaluator
+from latune.tuner.search import TrialEvent
+from latune.tuner.tune import Settings, Tuned, study_name, tune, tune_problem
+
+FORWARD = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
+)
+BACKWARD = FORWARD.with_direction("bwd")
+
+
+@dataclass
+class Landscape:
+    """An evaluator whose times are given by ``cost_ms`` of each step, and whose shared memory by ``BLOCK_N``."""
+
+    gpu: Gpu = field(default_factory=lambda: find_gpu("a100"))
+    evidence: str = "static"
+    bandwidth_gbps: float = 2000.0
+    batch: int = 4
+    triton: str = "3.9.0"
+    flat: bool = False
+    broken: bool = False
+    interrupt_at: int = -1
+    evaluated: list[Plan] = field(default_factory=list)
+    raced: list[Plan] = field(default_factory=list)
+
+    @property
+    def toolchain(self) -> Mapping[str, str | None]:
+        versions = {"torch": "2.13.0", "triton": self.triton, "cuda": None, "driver": None}
+        return {**versions, "latune": None, "protocol": "landscape-1"}
+
+    def prepare(self, plans: Sequence[Plan]) -> None:
+        assert plans
+
+    def __call__(self, plan: Plan) -> Measurement:
+        if len(self.evaluated) == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.evaluated.append(plan)
+        return self.judge(plan)
+
+    def judge(self, plan: Plan) -> Measurement:
+        if self.broken:
+            return Measurement(outcome="wrong_result", detail="o differs from the reference")
+        return Measurement(outcome="ok", median_ms=sum(self.cost_ms(step.config.values()) for step in plan.steps))
+
+    def cost_ms(self, values: Mapping[str, str | int]) -> float:
+        if self.flat:
+            return 1.0
+        tile = abs(int(values["BLOCK_N"]) - 64) / 64 + abs(int(values["num_stages"]) - 2) / 8
+        return 1.0 + tile + (values["state_layout"] == "plain") / 4 + (values["algorithm"] != "sequential")
+
+    def race(self, plans: Sequence[Plan]) -> list[Measurement]:
+        self.raced += plans
+        return [self.judge(plan) for plan in plans]
+
+    def resources(self, plan: Plan) -> tuple[Resources, ...]:
+        return tuple(
+            Resources(
+                name=f"{step.kernel}_kernel",
+                registers=100,
+                spill_bytes=0,
+                shared_bytes=1024 * int(step.config.values()["BLOCK_N"]),
+                num_warps=step.config.num_warps,
+            )
+            for step in plan.steps
+        )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(trials=24, storage=str(tmp_path / "studies.journal"))
+
+
+def tuned(problem: Problem, evaluate: Landscape, settings: Settings, **options: object) -> Tuned:
+    return tune_problem(problem, None, evaluate, settings, **options)  # type: ignore[arg-type]
+
+
+def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:
+    evaluate = Landscape()
+    result = tuned(FORWARD, evaluate, settings)
+    entry = result.entry
+    values = entry.plan.steps[0].config.values()
+    assert (values["BLOCK_N"], values["num_stages"], values["state_layout"]) == (64, 2, "transposed")
+    assert entry.measurement.median_ms == 1.0
+    assert (entry.bucket, entry.problem) == (FORWARD.bucket(), FORWARD)
+    assert (entry.evidence, entry.template_sha256) == ("static", template_sha256())
+    assert entry.roof_ms == pytest.approx(FORWARD.compulsory_bytes / 2000.0 * 1e-6)
+    assert entry.resources == evaluate.resources(entry.plan)
+    assert entry.study == study_name(FORWARD, evaluate, 0)
+    assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
+    assert sum(result.searches["o"].outcomes.values()) == 24
+
+
+def test_alternates_are_the_next_best_finalists(settings: Settings) -> None:
+    result = tuned(FORWARD, Landscape(), settings)
+    times = {plan: measurement.median_ms for plan, measurement in result.finalists}
+    ordered = [times[plan] for plan in (result.entry.plan, *result.entry.alternates)]
+    assert len(ordered) == 4
+    assert ordered == sorted(times.values())[:4]
+
+
+def test_backward_is_one_complete_plan_of_two_searches(settings: Settings) -> None:
+    evaluate = Landscape()
+    result = tuned(BACKWARD, evaluate, settings)
+    assert list(result.searches) == ["dq", "dkdv"]
+    assert len(evaluate.evaluated) == 48
+    assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv")}
+    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"])
+    assert tuple(step.kernel for step in result.entry.plan.steps) == ("dq", "dkdv")
+
+
+def test_a_tie_goes_to_less_shared_memory_then_fewer_stages(settings: Settings) -> None:
+    result = tuned(FORWARD, Landscape(flat=True), settings)
+    raced = [plan.steps[0].config for plan, _ in result.finalists]
+    least = min(int(config.values()["BLOCK_N"]) for config in raced)
+    winner = result.entry.plan.steps[0].config
+    assert winner.values()["BLOCK_N"] == least
+    assert winner.num_stages == min(config.num_stages for config in raced if config.values()["BLOCK_N"] == least)
+
+
+def test_runs_agree_and_the_second_evaluates_nothing(settings: Settings) -> None:
+    first, again = Landscape(), Landscape()
+    entry = tuned(FORWARD, first, settings).entry
+    assert tuned(FORWARD, again, settings).entry.plan == entry.plan
+    assert (len(first.evaluated), len(again.evaluated)) == (24, 0)
+
+
+def test_other_problems_seeds_and_toolchains_have_other_studies() -> None:
+    names = {
+        study_name(FORWARD, Landscape(), 0),
+        study_name(FORWARD, Landscape(), 1),
+        study_name(BACKWARD, Landscape(), 0),
+        study_name(FORWARD, Landscape(triton="3.6.0"), 0),
+        study_name(FORWARD, Landscape(gpu=find_gpu("h100")), 0),
+    }
+    assert len(names) == 5
+    assert study_name(FORWARD, Landscape(), 0) == study_name(FORWARD, Landscape(), 0)
+    assert study_name(FORWARD, Landscape(triton="3.6.0+git"), 0).replace("-", "").replace(".", "").replace("_", "").isalnum()
+
+
+def test_starts_are_tried_early_and_raced(settings: Settings) -> None:
+    start = tuned(FORWARD, Landscape(flat=True), settings).finalists[1][0]
+    evaluate = Landscape()
+    other = Settings(trials=6, seed=9, storage=settings.storage)
+    tuned(FORWARD, evaluate, other, starts=[start])
+    assert evaluate.evaluated[1] == start
+    assert start in evaluate.raced
+
+
+def test_when_nothing_passes_the_error_counts_outcomes(settings: Settings) -> None:
+    with pytest.raises(LatuneError, match=r"no plan passed \(o: 24 wrong_result\); o differs from the reference"):
+        tuned(FORWARD, Landscape(broken=True), settings)
+
+
+def test_ctrl_c_ends_all_searches_and_keeps_the_best(settings: Settings) -> None:
+    evaluate = Landscape(interrupt_at=10)
+    result = tuned(BACKWARD, evaluate, settings)
+    assert result.interrupted
+    assert list(result.searches) == ["dq"]
+    assert result.entry.plan in evaluate.raced
+    assert not tuned(BACKWARD, Landscape(), settings).interrupted
+
+
+def test_without_time_the_default_is_the_answer(settings: Settings) -> None:
+    evaluate = Landscape()
+    hurried = Settings(trials=24, time_budget_s=0.0, storage=settings.storage)
+    result = tuned(BACKWARD, evaluate, hurried)
+    assert evaluate.evaluated == []
+    assert [plan for plan, _ in result.finalists] == [result.entry.plan]
+
+
+def test_progress_names_kernel_and_incumbent(settings: Settings) -> None:
+    events: list[TrialEvent] = []
+    tuned(BACKWARD, Landscape(), settings, on_trial=events.append)
+    assert [event.kernel for event in events] == ["dq"] * 24 + ["dkdv"] * 24
+    best = [event.best.measurement.median_ms for event in events[:24] if event.best]
+    assert best == sorted(best, reverse=True)
+
+
+def test_tune_takes_an_evaluator_in_place_of_a_gpu(tmp_path: Path) -> None:
+    entry = tune(FORWARD, None, Landscape(), trials=24, storage=str(tmp_path / "a.journal"))
+    assert entry.measurement.median_ms == 1.0
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_has_gpu", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_the_target_is_static() -> None:
+    with target.open_target(workers=3) as chosen:
+        evaluate = chosen.evaluator(FORWARD)
+        assert (chosen.gpu.name, chosen.evidence) == ("a100", "static")
+        assert isinstance(evaluate, StaticEvaluator)
+        assert evaluate.batch == 6
+    with target.open_target("H200") as chosen:
+        assert chosen.gpu.name == "h200"
+    with pytest.raises(UnknownGpuError, match="h200"), target.open_target("h201"):
+        pass
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_static_search_compiles_every_candidate(tmp_path: Path) -> None:
+    entry = tune(FORWARD, gpu="a100", trials=3, storage=str(tmp_path / "a.journal"))
+    assert (entry.evidence, entry.measurement.samples) == ("static", 0)
+    assert entry.resources[-1].registers > 16
+    assert entry.resources[-1].name == "o_kernel"
