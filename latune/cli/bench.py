@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from textwrap import shorten
 
 import click
 import torch
@@ -26,6 +27,8 @@ from latune.tuner.timing import roof_ms
 
 _COLUMNS = ("peer", "ms", "95%", "of roof", "times latune", "host ms", "error", "extra MiB", "/ outputs", "note")
 _STDOUT = Path("-")
+# A driver's message may be a paragraph; the JSON has all of it.
+_NOTE_COLUMNS = 72
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,5 +157,6 @@ def _row(result: Result, roof: float) -> list[str]:
 
 def _note(result: Result) -> str:
     if result.verdict != "ok":
-        return f"{result.verdict}: {result.detail}" if result.detail else result.verdict
+        note = f"{result.verdict}: {result.detail}" if result.detail else result.verdict
+        return shorten(note, _NOTE_COLUMNS, placeholder=" …")
     return "" if result.peer.function == LINEAR else f"{result.peer.function}: another function"

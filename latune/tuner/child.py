@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import cast
 
-from latune.tuner.jobs import Failure, Job, Ready, Start
+from latune.tuner.jobs import Failure, Job, Ready, Start, Taken
 
 _PARENT_POLL_S = 0.2
 
@@ -61,9 +61,11 @@ def serve(descriptor: int, parent: int) -> None:
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     start = cast(Start, connection.recv())
+    connection.send(Taken())
     run = _find(start.runner)(start.device_index)
     connection.send(Ready())
     while (job := _next(connection)) is not None:
+        connection.send(Taken())
         connection.send(_attempt(run, job))
 
 

@@ -27,6 +27,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Comes before every answer: the process has the job, and what befalls it from here on is the job's doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Describe:
     """Asks for a ``DeviceReport``."""
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from typing import IO
 
 from latune.errors import WorkerError
-from latune.tuner.jobs import Failure, Job, Start
+from latune.tuner.jobs import Failure, Job, Start, Taken
 
 _STARTUP_TIMEOUT_S = 180.0
 _DEATH_TIMEOUT_S = 60.0
@@ -25,6 +26,10 @@ sys.path[:] = json.loads(sys.argv[3])
 from latune.tuner.child import serve
 serve(int(sys.argv[1]), int(sys.argv[2]))
 """
+
+
+class UntakenError(WorkerError):
+    """The process was gone before it took the job: another one can be asked the same."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,18 +84,32 @@ class Process:
         return self.popen.poll() is None
 
     def ask(self, job: Job | Start, timeout_s: float) -> object:
-        """The answer to a job: a ``Failure`` too when the process dies over it or does not answer in time."""
+        """The answer to a job: a ``Failure`` too when the process dies over it or does not answer in time.
+
+        Raises:
+            UntakenError: the process was gone before.
+        """
         printed_before = os.fstat(self.log.fileno()).st_size
+        deadline, taken = time.monotonic() + timeout_s, False
         try:
             self.connection.send(job)
-            if not self.connection.poll(timeout_s):
-                return Failure(outcome="timeout", detail=f"no answer within {timeout_s:g} s")
-            answer: object = self.connection.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return self._with_log(Failure(outcome="illegal_access", detail=self._death()), printed_before)
+            while isinstance(answer := self._receive(deadline), Taken):
+                taken = True
+        except TimeoutError:
+            return Failure(outcome="timeout", detail=f"no answer within {timeout_s:g} s")
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            failure = self._with_log(Failure(outcome="illegal_access", detail=self._death()), printed_before)
+            if not taken:
+                raise UntakenError(failure.detail) from error
+            return failure
         if isinstance(answer, Failure) and answer.outcome == "compile_error":
             return self._with_log(answer, printed_before)
         return answer
+
+    def _receive(self, deadline: float) -> object:
+        if not self.connection.poll(max(deadline - time.monotonic(), 0)):
+            raise TimeoutError
+        return self.connection.recv()
 
     def _death(self) -> str:
         code = self.popen.wait(_DEATH_TIMEOUT_S)

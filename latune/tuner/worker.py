@@ -14,7 +14,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Failure, Job, Prepare, Race, Start
-from latune.tuner.process import Process
+from latune.tuner.process import Process, UntakenError
 
 if TYPE_CHECKING:
     from latune.codegen.render import Source
@@ -54,7 +54,7 @@ class Worker:
             WorkerError: the process cannot start or the device does not answer.
         """
         if self._report is None:
-            answer = self._ask(Describe(), _PREPARE_TIMEOUT_S)
+            answer = self._ask(None, Describe(), _PREPARE_TIMEOUT_S)
             if isinstance(answer, Failure):
                 raise WorkerError(f"device {self._start.device_index} cannot be described: {answer.detail}")
             self._report = cast(DeviceReport, answer)
@@ -73,8 +73,7 @@ class Worker:
         Raises:
             WorkerError: the process cannot start, or the problem does not fit the device.
         """
-        self._prepare(problem)
-        answer = self._ask(Evaluate(plan=plan, source=source, give_up_above_ms=give_up_above_ms), timeout_s)
+        answer = self._ask(problem, Evaluate(plan=plan, source=source, give_up_above_ms=give_up_above_ms), timeout_s)
         return answer.measurement() if isinstance(answer, Failure) else cast(Measurement, answer)
 
     def race(
@@ -94,8 +93,7 @@ class Worker:
         self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
     ) -> list[Arm]:
         """As ``race``, with each candidate's median of every round for ``timing.paired_ratio``."""
-        self._prepare(problem)
-        answer = self._ask(Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed), timeout_s)
+        answer = self._ask(problem, Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed), timeout_s)
         return (
             [Arm(measurement=answer.measurement())] * len(candidates)
             if isinstance(answer, Failure)
@@ -112,19 +110,33 @@ class Worker:
         """Ends the process."""
         self.restart()
 
+    def _ask(self, problem: Problem | None, job: Job, timeout_s: float) -> object:
+        """The answer to a job, about a prepared problem where one is given; a process that has died idle is replaced unseen.
+
+        Raises:
+            WorkerError: no process takes it, or the problem cannot be prepared.
+        """
+        try:
+            return self._ask_prepared(problem, job, timeout_s)
+        except UntakenError:
+            return self._ask_prepared(problem, job, timeout_s)
+
+    def _ask_prepared(self, problem: Problem | None, job: Job, timeout_s: float) -> object:
+        if problem is not None:
+            self._prepare(problem)
+        return self._ask_once(job, timeout_s)
+
     def _prepare(self, problem: Problem) -> None:
-        if self._process is not None and not self._process.alive:
-            self.restart()
         if self._prepared == problem:
             return
-        answer = self._ask(Prepare(problem=problem, seed=self._seed), _PREPARE_TIMEOUT_S)
+        answer = self._ask_once(Prepare(problem=problem, seed=self._seed), _PREPARE_TIMEOUT_S)
         if isinstance(answer, Failure):
             raise WorkerError(
                 f"cannot prepare {problem} ({answer.outcome}): {answer.detail}; free the device or choose a smaller shape"
             )
         self._prepared = problem
 
-    def _ask(self, job: Job, timeout_s: float) -> object:
+    def _ask_once(self, job: Job, timeout_s: float) -> object:
         """One job, one answer; a process that did not survive it is gone afterwards."""
         self._process = self._process or Process.launch(self._start)
         try:

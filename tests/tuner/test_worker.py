@@ -134,8 +134,20 @@ def test_log_of_an_earlier_job_is_not_quoted(worker: Worker) -> None:
 def test_process_that_died_idle_is_replaced_unseen(worker: Worker) -> None:
     before = served_by(evaluate(worker, "fine"))
     os.kill(before, signal.SIGKILL)
-    assert wait_until(lambda: gone(before))
     assert served_by(evaluate(worker, "fine")) != before
+
+
+def test_job_that_the_process_did_not_live_to_take_is_asked_of_another(worker: Worker) -> None:
+    before = served_by(evaluate(worker, "fine"))
+    os.kill(before, signal.SIGSTOP)
+    handler = signal.signal(signal.SIGALRM, lambda *_: os.kill(before, signal.SIGKILL))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        after = evaluate(worker, "fine")
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert served_by(after) != before
+    assert after.detail.endswith(f"prepared {PROBLEM}")
 
 
 def test_restart_gives_a_fresh_process(worker: Worker) -> None:
