@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol, cast
 
 from latune.codegen.build import Build, build
@@ -15,7 +16,7 @@ from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.jobs import Failure, Start
-from latune.tuner.process import Process
+from latune.tuner.process import Process, UntakenError
 
 COMPILER = "latune.tuner.builders:start"
 
@@ -103,21 +104,34 @@ class ParallelBuilder:
         return self._futures[job]
 
     def _compile(self, job: Compile) -> Build:
-        process = self._take()
-        answer = process.ask(job, self._timeout_s)  # type: ignore[arg-type]
+        process, answer = self._ask(job)
         if not isinstance(answer, Failure) or answer.outcome == "compile_error":
             self._idle.put(process)
         else:
-            self._processes.remove(process)
-            process.kill()
+            self._drop(process)
         if isinstance(answer, Failure):
             raise BuildError(answer.detail)
         return cast(Build, answer)
 
+    def _ask(self, job: Compile) -> tuple[Process, object]:
+        """Who answered, and what; a process that has died idle is replaced unseen."""
+        while True:
+            process = self._take()
+            try:
+                return process, process.ask(job, self._timeout_s)  # type: ignore[arg-type]
+            except UntakenError:
+                self._drop(process)
+                if self._closing:
+                    raise
+
+    def _drop(self, process: Process) -> None:
+        self._processes.remove(process)
+        process.kill()
+
     def _take(self) -> Process:
         """An idle process, else a new one: there are never more than threads that hold one."""
-        if not self._idle.empty():
-            return self._idle.get()
+        with suppress(Empty):
+            return self._idle.get_nowait()
         process = Process.launch(self._start)
         self._processes.append(process)
         if self._closing:  # It was starting when the others were ended.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 
@@ -57,6 +59,13 @@ def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) 
         makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
     assert len(makers) == 1
     assert not Path(f"/proc/{makers.pop()}").exists()
+
+
+def test_a_compiler_that_died_idle_is_replaced_unseen(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        first = made_by(builder(PROBLEM, plan(fake_builds), GPU))
+        os.kill(int(first), signal.SIGKILL)
+        assert made_by(builder(PROBLEM, plan(fake_builds, num_warps=2), GPU)) not in ("", first)
 
 
 def test_leaving_does_not_wait_for_a_compiler_that_stalls(fake_builds: ModuleType) -> None:
