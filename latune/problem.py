@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, replace
 
 DIRECTIONS = ("fwd", "bwd")
 DECAYS = ("none", "constant")
+OPS = ("lightning_attn",)
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+MAX_HEAD_DIM = 256
+HEAD_DIM_STEP = 16
+"""Kernels are generated for head dims that are multiples of it; the operator pads others with zeros."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -68,12 +73,16 @@ class Problem:
     op: str = "lightning_attn"
 
     def __post_init__(self) -> None:
+        _expect_one_of("op", self.op, OPS)
         _expect_one_of("direction", self.direction, DIRECTIONS)
         _expect_one_of("decay", self.decay, DECAYS)
         _expect_one_of("dtype", self.dtype, DTYPE_BYTES)
         for name in ("batch", "num_heads", "seqlen", "head_dim_k", "head_dim_v"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"problem: expected {name} >= 1, got {getattr(self, name)}")
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"problem: expected {name} to be a whole number >= 1, got {size!r}")
+            if name.startswith("head_dim") and size > MAX_HEAD_DIM:
+                raise ValueError(f"problem: expected {name} <= {MAX_HEAD_DIM}, got {size}; split the head or project it down")
 
     @property
     def batch_heads(self) -> int:
@@ -100,10 +109,24 @@ class Problem:
         return initial + self.needs_final_state
 
     def bucket(self) -> Bucket:
-        fields = asdict(self)
-        del fields["batch"], fields["num_heads"]
-        fields["seqlen"] = nearest_power_of_two(self.seqlen)
-        return Bucket(batch_heads=nearest_power_of_two(self.batch_heads), **fields)
+        return Bucket(
+            op=self.op,
+            direction=self.direction,
+            decay=self.decay,
+            dtype=self.dtype,
+            batch_heads=nearest_power_of_two(self.batch_heads),
+            seqlen=nearest_power_of_two(self.seqlen),
+            head_dim_k=self.head_dim_k,
+            head_dim_v=self.head_dim_v,
+            has_initial_state=self.has_initial_state,
+            needs_final_state=self.needs_final_state,
+            varlen=self.varlen,
+        )
+
+    def padded(self) -> Problem:
+        """The problem that the operator runs in its place: head dims rounded up to a multiple of ``HEAD_DIM_STEP``."""
+        head_dim_k, head_dim_v = (size + -size % HEAD_DIM_STEP for size in (self.head_dim_k, self.head_dim_v))
+        return replace(self, head_dim_k=head_dim_k, head_dim_v=head_dim_v)
 
     def with_direction(self, direction: str) -> Problem:
         return replace(self, direction=direction)

@@ -20,6 +20,10 @@ _DEFAULT_KERNELS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 _FLAGS = ("has_initial_state", "needs_final_state", "varlen")
 _SAME = ("op", "direction", "decay", "dtype", "head_dim_k", "head_dim_v")
 
+# What the search space allows ``chunk_parallel``: the launch grid's second dimension, and a part of the GPU's memory.
+_MOST_CHUNKS = 32768
+_STORED_SHARE = 1 / 8
+
 _warned_of_triton = False
 
 
@@ -105,13 +109,28 @@ class _Ladder(NamedTuple):
         own = {entry.bucket: entry for entry in self._entries(self.gpu)}
         if exact := own.pop(wanted, None):
             yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu)
-        if nearest := _nearest(own.values(), wanted):
+        yield from filter(self._stretches, self._of_other_entries(own.values(), wanted))
+        why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
+        yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
+
+    def _of_other_entries(self, own: Iterable[Entry], wanted: Bucket) -> Iterator[Candidate]:
+        if nearest := _nearest(own, wanted):
             yield from _of_entry("nearest", nearest, f"nearest bucket {_difference(nearest.bucket, wanted)}", self.gpu)
         if found := self._sibling(wanted):
             sibling, entry = found
             yield from _of_entry("sibling", entry, f"sibling GPU's bucket {_difference(entry.bucket, wanted)}", sibling)
-        why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
-        yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
+
+    def _stretches(self, candidate: Candidate) -> bool:
+        """Whether a plan of another bucket can be launched for this problem: some store a state for every chunk."""
+        chunks = max(map(self._stored_chunks, candidate.plan.steps))
+        state_bytes = 4 * self.problem.head_dim_k * self.problem.head_dim_v
+        stored_bytes = self.problem.batch_heads * chunks * state_bytes
+        return chunks <= _MOST_CHUNKS and stored_bytes <= self.gpu.memory_gib * 2**30 * _STORED_SHARE
+
+    def _stored_chunks(self, step: Step) -> int:
+        if step.config.algorithm != "chunk_parallel":
+            return 0
+        return -(-self.problem.seqlen // max(dict(step.config.constexprs).get("BLOCK_N", 1), 1))
 
     def _entries(self, gpu: Gpu) -> list[Entry]:
         if self.caches is None:

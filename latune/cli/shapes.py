@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from latune.ops.checks import MAX_HEAD_DIM
-from latune.problem import DIRECTIONS, Problem
+from latune.problem import DIRECTIONS, HEAD_DIM_STEP, MAX_HEAD_DIM, Problem
 
 EXAMPLE = "4,32,8192,128"
-_STEP = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +76,9 @@ def problems_of(shapes: Iterable[Shape], *, direction: str, dtype: str, decay: s
 def _check_head_dim(head_dim: int, text: str) -> None:
     if head_dim > MAX_HEAD_DIM:
         raise ValueError(f"expected head dims of at most {MAX_HEAD_DIM}, such as {EXAMPLE}, got {text!r}")
-    if head_dim % _STEP:
-        padded = head_dim + -head_dim % _STEP
+    if head_dim % HEAD_DIM_STEP:
+        padded = head_dim + -head_dim % HEAD_DIM_STEP
         raise ValueError(
-            f"expected head dims that are multiples of {_STEP}, such as {EXAMPLE}, got {text!r}; "
+            f"expected head dims that are multiples of {HEAD_DIM_STEP}, such as {EXAMPLE}, got {text!r}; "
             f"lightning_attn pads {head_dim} to {padded}: give {padded}"
         )

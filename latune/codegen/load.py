@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import importlib.util
 import os
+import shutil
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from latune import paths
-from latune.codegen.templates import template_sha256
+from latune.codegen.templates import generator_sha256
 from latune.plan import Plan
 from latune.problem import Problem
 
@@ -26,33 +31,54 @@ def load_plan(problem: Problem, plan: Plan) -> ModuleType:
         RenderError: the plan cannot be rendered for this problem.
     """
     stand_in = problem.bucket().problem()
-    path = _generated(f"{stand_in} {stand_in.bucket()} {plan.digest} {template_sha256()}")
-    if not path.is_file():
+
+    def text() -> str:
         # A problem met before needs no template engine: `import latune` stays free of jinja2.
         from latune.codegen.render import render
 
-        _write(path, render(stand_in, plan).text)
-    return _import(path)
+        return render(stand_in, plan).text
+
+    return _import(_file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text))
 
 
 def load(source: Source) -> ModuleType:
     """The module of ``source``, a fresh one at each call. Triton reads a kernel's text from its file."""
-    path = _generated(source.text)
-    if not path.is_file():
-        _write(path, source.text)
-    return _import(path)
+    return _import(_file(source.text, lambda: source.text))
 
 
-def _generated(identity: str) -> Path:
-    return paths.generated() / f"latune_{hashlib.sha256(identity.encode()).hexdigest()[:20]}.py"
+def _file(identity: str, text: Callable[[], str]) -> Path:
+    """The file of that identity, written when it is not there; in a folder of this process when the cache root is closed."""
+    name = f"latune_{hashlib.sha256(identity.encode()).hexdigest()[:20]}.py"
+    path = paths.generated() / name
+    if path.is_file():
+        return path
+    content = text()
+    try:
+        return _write(path, content)
+    except OSError:
+        return _write(_own_folder() / name, content)
 
 
-def _write(path: Path, text: str) -> None:
+@functools.cache
+def _own_folder() -> Path:
+    """A temporary folder that lives as long as the process."""
+    remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
+    warnings.warn(f"latune: cannot write to {paths.generated()}, so modules are generated anew: {remedy}", stacklevel=6)
+    folder = Path(tempfile.mkdtemp(prefix="latune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(text)
+        stream.flush()
+        # Renamed before its content is on disk, it could be found empty after a power failure, and stay so.
+        os.fsync(stream.fileno())
     os.replace(partial, path)
+    return path
 
 
 def _import(path: Path) -> ModuleType:

@@ -1,11 +1,21 @@
-"""The identity of the templates: what a cached plan was measured with, and what a generated file is named by."""
+"""The identity of the templates, which a cached plan was measured with, and of all that generates a module."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from pathlib import Path
 
 from latune import paths
+
+
+@functools.cache
+def generator_sha256() -> str:
+    """SHA-256 over all that shapes a module's text: the templates and the code of this package that fills them in."""
+    digest = hashlib.sha256(template_sha256().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from latune.codegen.dtypes import TORCH_DTYPES
-from latune.ops import reference
+from latune.ops import kernels, opaque, reference
 from latune.ops.checks import check_arguments
-from latune.ops.dispatch import decide
-from latune.problem import Problem
-
-_DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_HEAD_DIM_STEP = 16
+from latune.problem import HEAD_DIM_STEP
 
 
 def lightning_attn(
@@ -68,7 +65,7 @@ def lightning_attn(
 
 def _padded(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
     """``_attend`` on head dims that are multiples of 16; others gain columns of zeros, which add nothing."""
-    extra_k, extra_v = -q.shape[-1] % _HEAD_DIM_STEP, -v.shape[-1] % _HEAD_DIM_STEP
+    extra_k, extra_v = -q.shape[-1] % HEAD_DIM_STEP, -v.shape[-1] % HEAD_DIM_STEP
     if not extra_k and not extra_v:
         return _attend(q, k, v, slopes, scale, initial_state, return_final_state)
     if initial_state is not None:
@@ -84,9 +81,8 @@ def _attend(q, k, v, slopes, scale, initial_state, return_final_state):  # type:
         empty = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
         return empty if return_final_state else (empty[0], None)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, initial_state))
-    if differentiable:
-        return _LightningAttention.apply(q, k, v, slopes, scale, initial_state, return_final_state)
-    return _forward(q, k, v, slopes, scale, initial_state, return_final_state)
+    run = _LightningAttention.apply if differentiable else _forward
+    return run(q, k, v, slopes, scale, initial_state, return_final_state)
 
 
 class _LightningAttention(torch.autograd.Function):
@@ -104,45 +100,15 @@ class _LightningAttention(torch.autograd.Function):
         if do is None and dfinal_state is None:
             return (None,) * 7
         do = torch.zeros_like(v) if do is None else do
-        dq, dk, dv, dinitial_state = _backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
-        return dq, dk, dv, None, None, dinitial_state, None
+        dq, dk, dv, *dstate = _kernels().backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
+        return dq, dk, dv, None, None, (dstate[0] if dstate else None), None
 
 
 def _forward(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
-    problem = _problem("fwd", q, v, slopes, initial_state, return_final_state)
-    given = [x for x in (initial_state,) if x is not None]
-    outputs = _run(problem, q, k, v, slopes, scale, *(x.contiguous() for x in given))
-    return outputs if return_final_state else (outputs[0], None)
+    o, *final_state = _kernels().forward(q, k, v, slopes, scale, initial_state, return_final_state)
+    return o, (final_state[0] if final_state else None)
 
 
-def _backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):  # type: ignore[no-untyped-def]
-    problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
-    given = [x for x in (initial_state, dfinal_state) if x is not None]
-    outputs = _run(problem, q, k, v, slopes, scale, do, *(x.contiguous() for x in given))
-    return outputs if initial_state is not None else (*outputs, None)
-
-
-def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:
-    return Problem(
-        direction=direction,
-        decay="none" if slopes is None else "constant",
-        dtype=_DTYPE_NAMES[q.dtype],
-        batch=q.shape[0],
-        num_heads=q.shape[1],
-        seqlen=q.shape[2],
-        head_dim_k=q.shape[3],
-        head_dim_v=v.shape[3],
-        has_initial_state=initial_state is not None,
-        needs_final_state=final,
-    )
-
-
-def _run(problem: Problem, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, *rest: object) -> tuple[Tensor, ...]:
-    """Runs the decision on q's device; Triton launches on the current one, which need not be q's."""
-    index = q.device.index
-    decision = decide(problem, index)
-    arguments = (q, k, v, *rest) if slopes is None else (q, k, v, slopes, *rest)
-    if index == torch.cuda.current_device():
-        return decision(*arguments)
-    with torch.cuda.device(index):
-        return decision(*arguments)
+def _kernels() -> ModuleType:
+    """The launches themselves; for a graph that is being traced, operators that it does not look into."""
+    return opaque if torch.compiler.is_compiling() else kernels

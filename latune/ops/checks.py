@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from latune.codegen.dtypes import TORCH_DTYPES
+from latune.problem import MAX_HEAD_DIM
 
-MAX_HEAD_DIM = 256
 _CUDA_DTYPES = tuple(TORCH_DTYPES.values())
 _CPU_DTYPES = (*_CUDA_DTYPES, torch.float64)
 
@@ -79,7 +79,10 @@ def _check_slopes(slopes: Tensor, q: Tensor) -> None:
         raise ValueError(f"slopes: expected q's device {q.device}, got {slopes.device}; move it once, outside the model's loop")
     if slopes.requires_grad and torch.is_grad_enabled():
         raise ValueError("slopes: expected a constant, got a tensor that requires grad; pass slopes.detach()")
-    if not slopes.is_cuda and not bool(((slopes >= 0) & slopes.isfinite()).all()):
+    # A traced graph has no values to look at.
+    if slopes.is_cuda or torch.compiler.is_compiling():
+        return
+    if not bool(((slopes >= 0) & slopes.isfinite()).all()):
         raise ValueError(
             f"slopes: expected finite values >= 0, got {slopes.min().item():g} to {slopes.max().item():g}; "
             "the state decays by exp(-slope): pass the negated log decay"

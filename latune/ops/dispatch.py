@@ -15,12 +15,15 @@ from latune.cache import resolve as ladder
 from latune.cache.resolve import Resolution
 from latune.codegen.load import load_plan
 from latune.codegen.templates import template_sha256
+from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
 
 Tensors = tuple[torch.Tensor, ...]
 _UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
+# Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
+_UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
 
 _decisions: dict[tuple[int, Bucket], Decision] = {}
 _lock = threading.Lock()
@@ -36,32 +39,46 @@ class Decision:
         self.problem = problem
         self.resolution = resolution
         self._candidates: Iterator[tuple[Plan, str]] = resolution.candidates
+        self._lock = threading.Lock()
         self.plan, self.why = next(self._candidates)
         self._function = self._load()
 
     def __call__(self, *arguments: object) -> Tensors:
-        try:
-            return self._function(*arguments)
-        except _UNLAUNCHABLE as error:
-            self._fall_back(error)
-        except RuntimeError as error:
-            if "PassManager" not in str(error):
-                raise
-            self._fall_back(error)
-        return self(*arguments)
+        while True:
+            function = self._function
+            try:
+                return function(*arguments)
+            except _UNLAUNCHABLE as error:
+                self._fall_back(function, error)
+            except RuntimeError as error:
+                if not any(phrase in str(error) for phrase in _UNLAUNCHABLE_PHRASES):
+                    raise
+                self._fall_back(function, error)
 
     def _load(self) -> Callable[..., Tensors]:
-        module = load_plan(self.problem, self.plan)
-        return getattr(module, {"fwd": "forward", "bwd": "backward"}[self.problem.direction])
+        """The host function of the first candidate from the present one on that can be rendered."""
+        while True:
+            try:
+                module = load_plan(self.problem, self.plan)
+            except RenderError as error:
+                self._step_down(error)
+            else:
+                return getattr(module, {"fwd": "forward", "bwd": "backward"}[self.problem.direction])
 
-    def _fall_back(self, error: Exception) -> None:
+    def _fall_back(self, failed: Callable[..., Tensors], error: Exception) -> None:
+        """Replaces the function that failed, once, however many threads it failed."""
+        with self._lock:
+            if self._function is failed:
+                self._step_down(error)
+                self._function = self._load()
+
+    def _step_down(self, error: Exception) -> None:
         """Takes the next candidate; the last one's error is the caller's."""
         following = next(self._candidates, None)
         if following is None:
             raise error
         failed, (self.plan, self.why) = self.why, following
-        warnings.warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})", stacklevel=4)
-        self._function = self._load()
+        warnings.warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})", stacklevel=5)
 
 
 def decide(problem: Problem, device_index: int) -> Decision:
@@ -77,11 +94,16 @@ def decide(problem: Problem, device_index: int) -> Decision:
 def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
     """What would run ``problem`` on ``gpu`` (a catalogue name or a ``Gpu``), and why. Loads and compiles nothing.
 
+    Head dims are padded as ``lightning_attn`` pads them.
+
     Raises:
         UnknownGpuError: no GPU of that name is in the catalogue.
+        ValueError: nothing serves packed sequences.
     """
+    if problem.varlen:
+        raise ValueError(f"expected a problem without varlen, got {problem.bucket()}; packed sequences are not supported")
     found = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    return ladder.resolve(problem, found, template_sha256=template_sha256())
+    return ladder.resolve(problem.padded(), found, template_sha256=template_sha256())
 
 
 def _decide(problem: Problem, device_index: int) -> Decision:

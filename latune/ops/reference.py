@@ -18,13 +18,32 @@ and never overflows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
+
+def _in_its_own_dtype(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Keeps ``torch.autocast`` out: it would round what this module computes exactly."""
+
+    @functools.wraps(function)
+    def exact(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        q = args[0]
+        assert isinstance(q, Tensor), "q comes first"
+        with torch.autocast(q.device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return exact
+
+
+@_in_its_own_dtype
 def recurrence(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None = None, *, scale: float = 1.0, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -55,6 +74,7 @@ def quadratic(
     return chunked(q, k, v, slopes, scale=scale, initial_state=initial_state, chunk=max(q.shape[2], 1))
 
 
+@_in_its_own_dtype
 def chunked(
     q: Tensor,
     k: Tensor,
@@ -90,6 +110,7 @@ def chunked(
     return torch.cat(outputs, dim=2), state
 
 
+@_in_its_own_dtype
 def gradients(
     q: Tensor,
     k: Tensor,

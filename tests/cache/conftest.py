@@ -13,9 +13,9 @@ from latune.problem import Problem
 TEMPLATES = "a" * 64
 
 
-def make_plan(direction: str = "fwd", block_n: int = 64, form: int = 0) -> Plan:
+def make_plan(direction: str = "fwd", block_n: int = 64, form: int = 0, algorithm: str = "sequential") -> Plan:
     config = Config.of(
-        "sequential", choices={"state": "transposed"}, constexprs={"BLOCK_N": block_n}, num_warps=8, options={"maxnreg": 168}
+        algorithm, choices={"state": "transposed"}, constexprs={"BLOCK_N": block_n}, num_warps=8, options={"maxnreg": 168}
     )
     return Plan(tuple(Step(kernel=name, config=config) for name in FORMS[direction][form]))
 

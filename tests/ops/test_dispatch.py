@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from triton.runtime.errors import OutOfResources
 
 from latune.config import Config
+from latune.errors import RenderError
 from latune.gpu import find_gpu
 from latune.ops import dispatch
 from latune.plan import Plan, Step
@@ -91,6 +93,36 @@ def test_a_plan_that_does_not_launch_gives_way_to_the_next(loaded):
     assert [plan.steps[0].config.num_warps for plan in loaded.loads] == [8, 4]
 
 
+def test_threads_that_fail_together_step_down_once(loaded):
+    barrier = threading.Barrier(4)
+
+    def fail(x):
+        barrier.wait()
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    loaded.behaviours.update({8: fail, 4: lambda x: (x,)})
+    decision, answers = dispatch.Decision(PROBLEM, _resolution(8, 4)), []
+    threads = [threading.Thread(target=lambda: answers.append(decision("q"))) for _ in range(4)]
+    with pytest.warns(UserWarning, match="falls back to plan of 4 warps") as caught:
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    assert answers == [("q",)] * 4 and len(caught) == 1
+
+
+def test_a_plan_that_cannot_be_rendered_gives_way_too(loaded, monkeypatch):
+    load_plan = dispatch.load_plan
+
+    def load(problem, plan):
+        if plan == _plan(8):
+            raise RenderError("no BLOCK_N")
+        return load_plan(problem, plan)
+
+    monkeypatch.setattr(dispatch, "load_plan", load)
+    loaded.behaviours[4] = lambda x: (x,)
+    with pytest.warns(UserWarning, match="plan of 4 warps: no BLOCK_N"):
+        assert dispatch.Decision(PROBLEM, _resolution(8, 4))("q") == ("q",)
+
+
 def test_the_last_candidates_error_is_the_callers(loaded):
     loaded.behaviours[8] = _raise(OutOfResources(300_000, 232_448, "shared memory"))
     with pytest.raises(OutOfResources):
@@ -113,6 +145,13 @@ def test_a_miss_warns_once_with_the_command_that_tunes_it(loaded, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dispatch.decide(PROBLEM, 0)
+
+
+def test_resolve_answers_for_what_the_operator_runs():
+    narrow = dispatch.resolve(replace(PROBLEM, head_dim_k=100), "h200")
+    assert "d112" in narrow.why
+    with pytest.raises(ValueError, match="packed sequences"):
+        dispatch.resolve(replace(PROBLEM, varlen=True), "h200")
 
 
 def test_resolve_takes_a_name_and_explains_itself():

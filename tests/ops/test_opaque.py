@@ -1,0 +1,66 @@
+"""``torch.compile`` over the path that CUDA tensors take, with PyTorch's arithmetic in the place of the launches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from latune.ops import attention, kernels, opaque, reference
+
+SLOPES = torch.tensor([0.0, 0.4, 3.0])
+
+
+@pytest.fixture(autouse=True)
+def launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs as a generated module returns them: contiguous where it could not read the inputs in place."""
+
+    def forward(q, k, v, slopes, scale, initial_state, final_state):
+        o, state = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+        return (o.contiguous(), state) if final_state else (o.contiguous(),)
+
+    def backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):
+        gradients = reference.gradients(q, k, v, slopes, scale, do, initial_state, dfinal_state)
+        return tuple(gradient.contiguous() for gradient in gradients if gradient is not None)
+
+    monkeypatch.setattr(kernels, "forward", forward)
+    monkeypatch.setattr(kernels, "backward", backward)
+
+
+def tensors(states: bool) -> list[Tensor | None]:
+    """q, k, v, as transposed [B, N, H, width] tensors, and an initial state."""
+    torch.manual_seed(0)
+    rows = [torch.randn(2, 37, 3, width).transpose(1, 2).requires_grad_() for width in (16, 16, 32)]
+    return [*rows, torch.randn(2, 3, 16, 32).requires_grad_() if states else None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None) -> Tensor:
+    o, final_state = attention._padded(2 * q, k, v, SLOPES, 0.5, initial_state, initial_state is not None)
+    return o.square().sum() + (0.0 if final_state is None else final_state.sum())
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_a_compiled_call_is_one_graph_and_gives_the_eager_gradients(states: bool) -> None:
+    given, compiled = tensors(states), tensors(states)
+    loss, traced = attend(*given), torch.compile(attend, backend="aot_eager", fullgraph=True)(*compiled)
+    loss.backward()
+    traced.backward()
+    torch.testing.assert_close(traced, loss)
+    for one, other in zip(compiled[: 3 + states], given, strict=False):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_compiled_call_takes_new_lengths() -> None:
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+    for seqlen in (64, 65, 200):
+        given = [torch.randn(1, 3, seqlen, 16).requires_grad_() for _ in range(3)]
+        torch.testing.assert_close(compiled(*given, None), attend(*given, None))
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_the_operators_are_what_pytorch_expects_of_one(states: bool) -> None:
+    q, k, v, state = (None if x is None else x.detach() for x in tensors(states))
+    do = torch.randn_like(v)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(opaque.forward, (q, k, v, SLOPES, 0.5, state, states), test_utils=checks)
+    torch.library.opcheck(opaque.backward, (q, k, v, SLOPES, 0.5, do, state, state), test_utils=checks)
