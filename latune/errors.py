@@ -5,6 +5,7 @@
     ├── RenderError             a template cannot serve this problem and config
     ├── BuildError              a rendered module does not compile for its target
     ├── CacheError              a cache file cannot be read or written as asked
+    ├── StudyError              a study's storage cannot be opened, read or written
     ├── WorkerError             the tuner's worker process cannot start, or a problem does not fit its device
     └── UnknownGpuError         no GPU of that name in the catalogue
 
@@ -32,6 +33,10 @@ class BuildError(LatuneError):
 
 class CacheError(LatuneError):
     """A cache file cannot be read or written as asked."""
+
+
+class StudyError(LatuneError):
+    """A study's storage cannot be opened, read or written."""
 
 
 class WorkerError(LatuneError):

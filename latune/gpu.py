@@ -127,7 +127,17 @@ CATALOGUE = (
         "NVIDIA DGX B200 datasheet; SMs, L2 as reported",
     ),
     _gpu("rtx5090", "NVIDIA RTX 5090", 120, 170, 32, 96, 1792, 210, "NVIDIA RTX Blackwell GPU Architecture whitepaper"),
-    _gpu("rtxpro6000", "NVIDIA RTX PRO 6000", 120, 188, 96, 128, 1792, 252, "NVIDIA RTX PRO 6000 Blackwell datasheet"),
+    _gpu(
+        "rtxpro6000",
+        "NVIDIA RTX PRO 6000",
+        120,
+        188,
+        96,
+        128,
+        1792,
+        503.8,
+        "NVIDIA RTX Blackwell PRO GPU Architecture whitepaper",
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
 from latune.tuner.worker import Worker
 
-STATIC_PROTOCOL = "static-1"
+STATIC_PROTOCOL = "static-2"
 """Changes whenever ``predict`` does: its figures cannot be compared with those of another model."""
 
 MEASURED_PROTOCOL = "measured-1"
@@ -41,13 +41,11 @@ class Evaluator(Protocol):
         gpu: the GPU it judges for.
         evidence: ``measured`` or ``static``.
         bandwidth_gbps: what the roof is drawn from: the measured copy bandwidth, or the catalogue's.
-        batch: how many plans are worth preparing at once.
     """
 
     gpu: Gpu
     evidence: str
     bandwidth_gbps: float
-    batch: int
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
@@ -110,10 +108,9 @@ class StaticEvaluator(_Built):
 
     evidence = "static"
 
-    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, *, batch: int = 1) -> None:
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
         super().__init__(problem, gpu, builder)
         self.bandwidth_gbps = gpu.bandwidth_gbps
-        self.batch = batch
         self._known: dict[_Binaries, Measurement] = {}
 
     @property
@@ -141,11 +138,10 @@ class MeasuredEvaluator(_Built):
 
     evidence = "measured"
 
-    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker, *, batch: int = 1) -> None:
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker) -> None:
         super().__init__(problem, gpu, builder)
         self._worker = worker
         self.bandwidth_gbps = worker.device().copy_gbps
-        self.batch = batch
         self._known: dict[_Binaries, Measurement] = {}
         self._best_ms: dict[tuple[str, ...], float] = {}
 

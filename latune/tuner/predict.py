@@ -24,8 +24,9 @@ rate; a warp group left with fewer than 32 columns loses in proportion.
 
 Where the constants come from. Bandwidth: a copy reaches 4.27 of an H200's 4.8 TB/s. Matrix rate: 790 of its 989 TFLOP/s.
 L2: 4.5 TB/s on an A100 and 6 on an H100, over their SMs. Lanes and shared memory: CUDA C++ Programming Guide, arithmetic
-throughput. Clock: 1.7 GHz, near the boost clock of data-centre parts. Latency, waits, spills, missed re-reads and the 4 us
-of a launch (with ramp and tail) were chosen on an H200, bf16, chunks of 64 rows; predicted / measured ms, with real builds:
+throughput. Clock: 1.41 GHz, an A100's boost clock; for later parts 1.7 GHz, near theirs under load. Latency, waits, spills,
+missed re-reads and the 4 us of a launch (with ramp and tail) were chosen on an H200, bf16, chunks of 64 rows; predicted /
+measured ms, with real builds:
 
     forward 4,32,8192,128   transposed, BLOCK_E 128   .294 / .3005     transposed, 64   .351 / .328     plain, 64   .363 / .350
     forward 1,16,32768,128  in 8 segments             .218 / .2315     dk and dv fused, 4,32,8192,128   .635 / .611
@@ -48,7 +49,8 @@ from latune.tuner.work import Work, work_of
 
 _BANDWIDTH_SHARE = 0.89
 _MATRIX_SHARE = 0.8
-_CLOCK_HZ = 1.7e9
+_CLOCK_HZ = {80: 1.41e9}
+_USUAL_CLOCK_HZ = 1.7e9
 _L2_BYTES_A_CLOCK = 30
 _SHARED_BYTES_A_CLOCK = 128
 _FP32_LANES = {80: 64}
@@ -131,13 +133,13 @@ def _predict(view: StepView, kernel: KernelBuild, gpu: Gpu) -> KernelPrediction:
         resident=resident,
         waves=waves,
         memory_ms=pointer * work.dram_bytes / (gpu.bandwidth_gbps * _BANDWIDTH_SHARE) * 1e-6,
-        l2_ms=pointer * _clocks_ms(work.l2_bytes / kernel.programs * busiest / _L2_BYTES_A_CLOCK),
+        l2_ms=pointer * _clocks_ms(work.l2_bytes / kernel.programs * busiest / _L2_BYTES_A_CLOCK, gpu),
         compute_ms=max(throughput_ms, chain_ms),
     )
 
 
-def _clocks_ms(clocks: float) -> float:
-    return clocks / _CLOCK_HZ * 1e3
+def _clocks_ms(clocks: float, gpu: Gpu) -> float:
+    return clocks / _CLOCK_HZ.get(gpu.arch, _USUAL_CLOCK_HZ) * 1e3
 
 
 def _step_ms(view: StepView, work: Work, kernel: KernelBuild, gpu: Gpu) -> float:
@@ -146,7 +148,7 @@ def _step_ms(view: StepView, work: Work, kernel: KernelBuild, gpu: Gpu) -> float
     spilled_bytes = _SPILL_ACCESSES * kernel.spill_bytes * kernel.num_warps * WARP_SIZE
     clocks = work.elements * _OPERATIONS_AN_ELEMENT / _FP32_LANES.get(gpu.arch, _USUAL_FP32_LANES)
     clocks += work.exponentials / _EXP2_LANES + (2 * work.staged_bytes + spilled_bytes) / _SHARED_BYTES_A_CLOCK
-    return products_ms + _clocks_ms(clocks)
+    return products_ms + _clocks_ms(clocks, gpu)
 
 
 def _shape_share(rows: int, columns: int, num_warps: int, arch: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,8 +111,9 @@ class GpuRunner:
         return list(arms.values())
 
     def _arm(self, plan: Plan, verification: Verification, rounds: list[list[float]]) -> Arm:
-        result = timing.summarise([time_ms for drawn in rounds for time_ms in drawn])
         rounds_ms = tuple(timing.median(drawn) for drawn in rounds)
+        # Samples of one round follow one another and are alike: the interval is one over rounds.
+        result = replace(timing.summarise(rounds_ms), samples=sum(map(len, rounds)))
         return Arm(measurement=self._judge(plan, verification, result), rounds_ms=rounds_ms)
 
     def _verify(self, module: ModuleType, plan: Plan) -> Verification:

@@ -27,8 +27,9 @@ from latune.tuner.study import Study, Trial, propose
 # Of the trials, for the polish.
 _POLISH_SHARE = 0.25
 _POLISHED = 3
-_ROUNDS = 8
 _SEED_STRIDE = 100_003
+# NumPy's generators take seeds of 32 bits.
+_SEEDS = 2**32
 
 Evaluate = Callable[[Plan], Measurement]
 
@@ -115,17 +116,16 @@ def search(
         starts: configs to try after the default; those outside the space are passed over.
         time_budget_s: begin no evaluation later than this.
         on_trial: called after each evaluation.
-        batch: how many configs are chosen at once, at most; fewer where so many would leave too few rounds to learn from.
+        batch: how many configs are chosen at once, from the results of the batches before.
         prepare: called with each batch's plans before the first of them is evaluated.
 
     Raises:
         SpaceError: the space has no config for this case.
+        StudyError: evaluations cannot be kept in the storage.
     """
     deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
     grid = Grid(space, problem, gpu, kernel)
-    route = Route(
-        grid=grid, starts=(grid.default, *starts), trials=trials, seed=seed, batch=min(batch, max(trials // _ROUNDS, 1))
-    )
+    route = Route(grid=grid, starts=(grid.default, *starts), trials=trials, seed=seed, batch=batch)
     study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
     resumed = len(study.trials)
     try:
@@ -213,4 +213,4 @@ class Route:
             for trial in rank(trials)[:_POLISHED]:
                 yield from self.grid.neighbours(trial.config)
         # A seed of its own for each batch: what is proposed does not depend on how often the search was resumed.
-        yield from propose(self.grid, trials, seed=self.seed * _SEED_STRIDE + len(trials))
+        yield from propose(self.grid, trials, seed=(self.seed * _SEED_STRIDE + len(trials)) % _SEEDS)

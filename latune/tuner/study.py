@@ -1,23 +1,19 @@
-"""A search's evaluations on disk, and what Optuna proposes next. The only module that imports Optuna."""
+"""A search's evaluations as an Optuna study, and what Optuna proposes next."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
-from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from latune import paths
 from latune.config import Config
 from latune.measurement import Measurement
 from latune.tuner.grid import Grid
+from latune.tuner.storage import open_storage, storage_errors
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -37,42 +33,34 @@ class Study:
     Stored trials whose config the space no longer allows are left out.
 
     Args:
-        storage: a database URL, a journal file (or the folder for one); None: under the user's cache root.
+        storage: see ``open_storage``.
         fresh: forget what an earlier run stored under the name.
+
+    Raises:
+        StudyError: the storage cannot be opened or read.
     """
 
     def __init__(self, grid: Grid, name: str, storage: str | None = None, *, fresh: bool = False) -> None:
-        self._grid = grid
-        opened = _open_storage(storage, name)
-        if fresh and name in optuna.get_all_study_names(opened):
-            optuna.delete_study(study_name=name, storage=opened)
-        self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
-        stored = map(_thaw, self._study.get_trials(deepcopy=False))
-        self.trials = [trial for trial in stored if trial.config in grid]
+        self._grid, self._storage = grid, storage
+        with storage_errors(storage):
+            opened = open_storage(storage, name)
+            if fresh and name in optuna.get_all_study_names(opened):
+                optuna.delete_study(study_name=name, storage=opened)
+            self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
+            stored = [_thaw(trial) for trial in self._study.get_trials(deepcopy=False)]
+        # Runs beside each other may both have evaluated one config.
+        first = {trial.config: trial for trial in reversed(stored) if trial.config in grid}
+        self.trials = list(reversed(first.values()))
 
     def add(self, trial: Trial) -> None:
-        self._study.add_trial(_freeze(self._grid, trial))
+        """Keeps one more evaluation.
+
+        Raises:
+            StudyError: it cannot be stored.
+        """
+        with storage_errors(self._storage):
+            self._study.add_trial(_freeze(self._grid, trial))
         self.trials.append(trial)
-
-
-def _open_storage(storage: str | None, name: str) -> BaseStorage | str:
-    if storage is not None and "://" in storage:
-        return storage
-    path = paths.studies() if storage is None else Path(storage)
-    path = path if path.suffix else path / f"{name}.journal"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The operating system releases this lock when its holder is killed; Optuna's own would be waited for.
-    lock = FileLock(f"{path}.lock")
-    with lock:
-        _drop_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off a last line that a crash left without its end: Optuna refuses to read past it."""
-    if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
-        with path.open("r+b") as stream:
-            stream.truncate(text.rfind(b"\n") + 1)
 
 
 def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:

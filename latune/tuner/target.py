@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from latune.errors import UnknownGpuError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
@@ -15,9 +14,6 @@ from latune.tuner.worker import Worker
 
 STATIC_GPU = "a100"
 """What is tuned for where no GPU is named and none is in the machine."""
-
-# Each compiler has a plan to go on with while the last of its batch is evaluated.
-_PLANS_A_COMPILER = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +33,9 @@ class Target:
         return "static" if self.worker is None else "measured"
 
     def evaluator(self, problem: Problem) -> Evaluator:
-        batch = _PLANS_A_COMPILER * self.builder.workers
         if self.worker is None:
-            return StaticEvaluator(problem, self.gpu, self.builder, batch=batch)
-        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, batch=batch)
+            return StaticEvaluator(problem, self.gpu, self.builder)
+        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker)
 
 
 @contextmanager
@@ -82,11 +77,7 @@ def _has_gpu() -> bool:
 
 
 def _wanted(name: str | None, here: Gpu | None) -> Gpu:
-    if name is None:
-        return here or find_gpu(STATIC_GPU)
-    try:
-        return find_gpu(name)
-    except UnknownGpuError:
-        if here is not None and name == here.name:
-            return here
-        raise
+    """The machine's own before the catalogue's: a board may go by a model's name and differ from it in memory."""
+    if here is not None and name in (None, here.name):
+        return here
+    return find_gpu(STATIC_GPU if name is None else name)

@@ -28,6 +28,9 @@ from latune.tuner.timing import roof_ms
 
 _TIE = 1.01
 _ALTERNATES = 3
+# Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
+# from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
+_BATCHES = 8
 
 OnTrial = Callable[[TrialEvent], None]
 
@@ -132,7 +135,9 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
     shape = "x".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
     flags = [flag for flag in ("has_initial_state", "needs_final_state", "varlen") if getattr(problem, flag)]
     toolchain = evaluate.toolchain
-    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", template_sha256()[:8]]
+    # torch, CUDA and driver have no part in what is only compiled.
+    drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
+    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, template_sha256()[:8]]
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))
 
@@ -174,7 +179,7 @@ class _Searches:
             starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
-            batch=evaluate.batch,
+            batch=max(settings.trials // _BATCHES, 1),
             prepare=evaluate.prepare,
         )
 

@@ -40,6 +40,8 @@ class Worker:
         self._process: Process | None = None
         self._prepared: Problem | None = None
         self._report: DeviceReport | None = None
+        # Each race has an order of its own: two in one order would share what depends on it.
+        self._races = 0
 
     def __enter__(self) -> Worker:
         return self
@@ -93,7 +95,8 @@ class Worker:
         self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
     ) -> list[Arm]:
         """As ``race``, with each candidate's median of every round for ``timing.paired_ratio``."""
-        answer = self._ask(problem, Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed), timeout_s)
+        self._races += 1
+        answer = self._ask(problem, Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed + self._races), timeout_s)
         return (
             [Arm(measurement=answer.measurement())] * len(candidates)
             if isinstance(answer, Failure)

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from latune.config import Config
+from latune.errors import StudyError
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.tuner.grid import Grid
@@ -232,6 +233,55 @@ def test_a_torn_last_line_is_cut_off(synthetic: ModuleType, tmp_path: Path) -> N
     result = synthetic.run(journal, trials=8)
     assert result.resumed == 4
     assert len(result.trials) == 8
+
+
+def test_a_damaged_study_is_set_aside_and_begun_anew(synthetic: ModuleType, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+    synthetic.run(journal, trials=5)
+    first, _, *rest = journal.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([first, b"garbage\n", *rest])
+    journal.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"damaged and was set aside as a\.journal\.damaged-1"):
+        assert synthetic.run(journal, trials=5).resumed == 0
+    assert (tmp_path / "a.journal.damaged-1").read_bytes() == damaged
+
+
+def test_a_config_that_two_runs_evaluated_counts_once(synthetic: ModuleType, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+    first = synthetic.run(journal, trials=5)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, lines[-1]]))
+    again = synthetic.run(journal, trials=8)
+    assert (again.resumed, len(set(digests(again)))) == (5, 8)
+    assert again.trials[:5] == first.trials
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("foo://bar", ["'foo://bar'", "NoSuchModuleError", "--storage"]),
+        ("sqlite:////proc/x.db", ["OperationalError", "--storage"]),
+        ("/dev/null/studies", ["NotADirectoryError", "--storage"]),
+        (None, ["NotADirectoryError", "LATUNE_CACHE_DIR"]),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_one_line_with_a_remedy(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str | None, words: list[str]
+) -> None:
+    monkeypatch.setenv("LATUNE_CACHE_DIR", "/dev/null/cache")
+    with pytest.raises(StudyError) as error:
+        synthetic.run(tmp_path / "unused.journal", storage=storage, trials=2)
+    assert [word for word in words if word not in str(error.value)] == [], str(error.value)
+
+
+def test_a_folder_with_a_dot_in_its_name_is_a_folder(synthetic: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "v1.2").mkdir()
+    synthetic.run(tmp_path / "unused.journal", storage=str(tmp_path / "v1.2"), trials=2)
+    assert [path.suffix for path in (tmp_path / "v1.2").glob("*.journal")] == [".journal"]
+
+
+def test_any_seed_is_one(synthetic: ModuleType, tmp_path: Path) -> None:
+    assert len(synthetic.run(tmp_path / "a.journal", trials=20, seed=10**12).trials) == 20
 
 
 def test_more_trials_go_on_with_the_same_study(synthetic: ModuleType, tmp_path: Path) -> None:

@@ -211,7 +211,6 @@ def test_without_a_gpu_the_target_is_static() -> None:
         evaluate = chosen.evaluator(FORWARD)
         assert (chosen.gpu.name, chosen.evidence) == ("a100", "static")
         assert isinstance(evaluate, StaticEvaluator)
-        assert evaluate.batch == 6
     with target.open_target("H200") as chosen:
         assert chosen.gpu.name == "h200"
     with pytest.raises(UnknownGpuError, match="h200"), target.open_target("h201"):

@@ -1,0 +1,80 @@
+"""Where studies are kept: a database, or a journal file that kill -9 and a damaged line leave readable."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
+
+from latune import paths
+from latune.errors import StudyError
+
+_LOCK_TIMEOUT_S = 60
+
+
+def open_storage(storage: str | None, name: str) -> BaseStorage | str:
+    """What Optuna takes for ``storage``, as ``latune tune --storage`` has it.
+
+    Args:
+        storage: a database URL, a journal file, or the folder for one; None: under the user's cache root.
+        name: the study's; a journal of its own is named after it.
+    """
+    if storage is not None and "://" in storage:
+        return storage
+    path = paths.studies() if storage is None else Path(storage)
+    path = path if path.suffix and not path.is_dir() else path / f"{name}.journal"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The operating system releases this lock when its holder is killed; Optuna's own would be waited for.
+    lock = FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
+    with lock:
+        _mend(path)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+
+
+@contextmanager
+def storage_errors(storage: str | None) -> Iterator[None]:
+    """Turns what a storage raises into one line with its remedy.
+
+    Raises:
+        StudyError: evaluations cannot be kept in, or read from, the storage.
+    """
+    try:
+        yield
+    except (OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError, ValueError) as error:
+        where = f"the folder {paths.studies()}" if storage is None else repr(storage)
+        remedy = "set LATUNE_CACHE_DIR to a folder you can write to" if storage is None else "name another with --storage"
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise StudyError(f"cannot keep evaluations in {where}: {type(error).__name__}: {line}; {remedy}") from error
+
+
+def _mend(path: Path) -> None:
+    """Cuts off a last line that a crash left without its end; sets a journal aside that is damaged anywhere else.
+
+    Optuna reads past neither.
+    """
+    text = path.read_bytes() if path.is_file() else b""
+    if not text.endswith(b"\n") and text:
+        text = text[: text.rfind(b"\n") + 1]
+        with path.open("r+b") as stream:
+            stream.truncate(len(text))
+    if not all(map(_is_record, text.splitlines())):
+        names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        path.rename(aside)
+        warnings.warn(f"latune: the study {path} is damaged and was set aside as {aside.name}", stacklevel=2)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
