@@ -36,7 +36,7 @@ def shipped_cache() -> Path:
 def user_root() -> Path:
     """``LATUNE_CACHE_DIR``, else the platform's cache folder for latune."""
     override = os.environ.get("LATUNE_CACHE_DIR")
-    return Path(override).expanduser() if override else user_cache_path("latune", appauthor=False)
+    return Path(os.path.expanduser(override)) if override else user_cache_path("latune", appauthor=False)
 
 
 def user_cache() -> Path:

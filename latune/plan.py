@@ -132,14 +132,5 @@ class Plan:
     def to_json(self) -> list[dict[str, object]]:
         return [step.to_json() for step in self.steps]
 
-    @classmethod
-    def from_json(cls, steps: list[Mapping[str, object]]) -> Plan:
-        """The inverse of ``to_json``.
-
-        Raises:
-            KeyError, TypeError, ValueError: a step or a field is missing, unknown or of another type.
-        """
-        return cls(tuple(Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in steps))  # type: ignore[arg-type]
-
     def __str__(self) -> str:
         return "; ".join(f"{step.kernel}: {step.config}" for step in self.steps)

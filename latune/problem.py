@@ -128,9 +128,6 @@ class Problem:
         head_dim_k, head_dim_v = (size + -size % HEAD_DIM_STEP for size in (self.head_dim_k, self.head_dim_v))
         return replace(self, head_dim_k=head_dim_k, head_dim_v=head_dim_v)
 
-    def with_direction(self, direction: str) -> Problem:
-        return replace(self, direction=direction)
-
     def __str__(self) -> str:
         shape = f"{self.batch},{self.num_heads},{self.seqlen},{self.head_dim_k},{self.head_dim_v}"
         return f"{self.direction} {shape} {self.dtype} decay={self.decay}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from latune.config import Config
@@ -95,22 +93,3 @@ def test_digest_depends_on_kernels_configs_and_order() -> None:
 
 def test_plans_are_hashable_and_ordered() -> None:
     assert sorted({plan("o", num_warps=8), plan("o"), plan("o")}) == [plan("o"), plan("o", num_warps=8)]
-
-
-def test_json_round_trip() -> None:
-    original = plan("dq", "dk", "dv")
-    assert Plan.from_json(json.loads(json.dumps(original.to_json()))) == original
-
-
-@pytest.mark.parametrize(
-    ("step", "error"),
-    [
-        ({"kernel": "o"}, KeyError),
-        ({"kernel": "conv", "config": {"algorithm": "sequential"}}, ValueError),
-        ({"kernel": "o", "config": {"warps": 4}}, TypeError),
-        ("o", TypeError),
-    ],
-)
-def test_a_malformed_step_is_refused(step: object, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        Plan.from_json([step])

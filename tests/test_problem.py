@@ -109,12 +109,6 @@ def test_a_buckets_problem_lies_in_the_bucket() -> None:
     assert bucket.problem().bucket() == bucket
 
 
-def test_with_direction_changes_nothing_else() -> None:
-    forward = problem(has_initial_state=True)
-    assert forward.with_direction("bwd").with_direction("fwd") == forward
-    assert forward.with_direction("bwd").direction == "bwd"
-
-
 def test_text_names_shape_dtype_and_flags() -> None:
     assert str(problem()) == "fwd 4,32,8192,128,128 bf16 decay=constant"
     bucket = problem(needs_final_state=True).bucket()

@@ -31,6 +31,10 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime(_TIMESTAMP)
 
 
+class SchemaError(ValueError):
+    """The file follows another schema than this version of latune reads."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What one compiled kernel of the plan takes: registers and spills a thread, shared memory a block."""
@@ -182,12 +186,14 @@ class DeviceCache:
         """The inverse of ``to_text``.
 
         Raises:
+            SchemaError: it is a file of another version of latune.
             ValueError: the text is not such a file; the message names the key at fault.
         """
         node = Node(_parse(text), "")
         schema = node.mapping().get("schema", Node(None, "schema"))
         if schema.value != SCHEMA:
-            raise ValueError(f"schema: expected {SCHEMA}, got {reprlib.repr(schema.value)}")
+            other = SchemaError if isinstance(schema.value, int) else ValueError
+            raise other(f"schema: expected {SCHEMA}, got {reprlib.repr(schema.value)}; use the latune that wrote it")
         found = node.fields("schema", "gpu", "entries")
         return cls.of(_gpu(found["gpu"]), [Entry.from_json(entry.value, entry.where) for entry in found["entries"].items()])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,8 +13,6 @@ from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Bucket, Problem
 
-STEPS = ("exact", "nearest", "sibling", "default")
-
 _DEFAULT_KERNELS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 _FLAGS = ("has_initial_state", "needs_final_state", "varlen")
 _SAME = ("op", "direction", "decay", "dtype", "head_dim_k", "head_dim_v")
@@ -23,8 +20,6 @@ _SAME = ("op", "direction", "decay", "dtype", "head_dim_k", "head_dim_v")
 # What the search space allows ``chunk_parallel``: the launch grid's second dimension, and a part of the GPU's memory.
 _MOST_CHUNKS = 32768
 _STORED_SHARE = 1 / 8
-
-_warned_of_triton = False
 
 
 class Candidate(NamedTuple):
@@ -41,7 +36,7 @@ class Resolution:
     """The plan for a problem on a GPU.
 
     Attributes:
-        step: where the plan was found, one of ``STEPS``.
+        step: where the plan was found: ``exact``, ``nearest``, ``sibling`` or ``default``.
         plan: what to run.
         entry: where the plan comes from; None for the default.
         gpu: the GPU it is for.
@@ -151,11 +146,11 @@ class _Ladder(NamedTuple):
 
 def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candidate]:
     """The entry's plan, then its alternates; ``gpu`` is the one it was tuned for."""
-    _warn_of_another_triton(entry, gpu)
     why = f"{served}: {entry.evidence} for {gpu.title}, {entry.measurement.median_ms:.4g} ms, {entry.tuned_at}"
     yield Candidate(step=step, plan=entry.plan, entry=entry, why=why)
     for number, plan in enumerate(entry.alternates, start=1):
-        yield Candidate(step=step, plan=plan, entry=entry, why=f"alternate {number} of {why}")
+        why = f"alternate {number} of {served}: {entry.evidence} for {gpu.title}, {entry.tuned_at}"
+        yield Candidate(step=step, plan=plan, entry=entry, why=why)
 
 
 def _nearest(entries: Iterable[Entry], wanted: Bucket) -> Entry | None:
@@ -179,18 +174,3 @@ def _difference(served: Bucket, wanted: Bucket) -> str:
     names = [name for name in ("seqlen", "batch_heads", *_FLAGS) if getattr(served, name) != getattr(wanted, name)]
     words = [f"{name} {getattr(served, name)} for {getattr(wanted, name)}" for name in names]
     return f"{served} ({', '.join(words) or 'the same bucket'})"
-
-
-def _warn_of_another_triton(entry: Entry, gpu: Gpu) -> None:
-    # Reading a cache needs no Triton; running what it holds does.
-    import triton
-
-    global _warned_of_triton
-    tuned_with = entry.toolchain["triton"]
-    if tuned_with == triton.__version__ or _warned_of_triton:
-        return
-    _warned_of_triton = True
-    remedy = f"`latune tune --gpu {gpu.name}` brings the cache up to date"
-    warnings.warn(
-        f"latune: plans tuned with Triton {tuned_with} serve under Triton {triton.__version__}; {remedy}", stacklevel=2
-    )

@@ -6,12 +6,13 @@ import functools
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.entry import DeviceCache, Entry, SchemaError
 from latune.errors import CacheError
 from latune.gpu import Gpu
 from latune.problem import Bucket
@@ -53,20 +54,46 @@ def write_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None
         The path of the file.
 
     Raises:
-        CacheError: the folder cannot be written to.
+        CacheError: the folder cannot be written to, the file is a newer latune's, or an entry would not read back.
     """
+    with _writing(gpu, folder) as path:
+        text = DeviceCache.of(gpu, _merge(_read_or_set_aside(path, gpu), entries)).to_text()
+        # A file that would not read back costs its owner every entry in it: let the writer fail instead.
+        DeviceCache.from_text(text)
+        _replace(path, text)
+    return path
+
+
+def check_writable(gpu: Gpu, folder: Path | None = None) -> None:
+    """Whether ``write_entries`` could write there, asked before a long search.
+
+    Raises:
+        CacheError: it could not.
+    """
+    with _writing(gpu, folder) as path:
+        _read_or_set_aside(path, gpu)
+        draft = _draft(path)
+        draft.touch()
+        draft.unlink()
+
+
+@contextmanager
+def _writing(gpu: Gpu, folder: Path | None) -> Iterator[Path]:
+    """The path of a file whose lock is held; what stands in the way is a ``CacheError``."""
+    import filelock
+
     path = cache_path(folder or paths.user_cache(), gpu)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
-            text = DeviceCache.of(gpu, _merge(_read_or_set_aside(path, gpu), entries)).to_text()
-            # A file that would not read back costs its owner every entry in it: let the writer fail instead.
-            DeviceCache.from_text(text)
-            _replace(path, text)
+            yield path
+    except filelock.Timeout as error:
+        raise CacheError(f"another process holds {path}.lock for over {_LOCK_TIMEOUT_S} s: end it, or wait") from error
     except OSError as error:
         remedy = "set LATUNE_CACHE_DIR to, or name as output, a folder you can write to"
         raise CacheError(f"cannot write the cache file {path}: {error}; {remedy}") from error
-    return path
+    except ValueError as error:
+        raise CacheError(f"cannot write the cache file {path}: {error}") from error
 
 
 def prefer(old: Entry, new: Entry) -> Entry:
@@ -108,6 +135,8 @@ def _read(path: Path, gpu: Gpu, *, set_aside: bool) -> list[Entry]:
     except OSError as error:
         _warn_once(f"latune: cannot read the cache file {path}, going on without it: {error}")
         return []
+    except SchemaError as error:
+        return _ignore(path, error)
     except ValueError as error:
         return _mend(path, gpu) if set_aside else _ignore(path, error)
 
@@ -121,16 +150,23 @@ def _mend(path: Path, gpu: Gpu) -> list[Entry]:
 
 
 def _ignore(path: Path, error: Exception) -> list[Entry]:
-    _warn_once(f"latune: the cache file {path} is damaged, going on without it: {error}")
+    state = "another version's" if isinstance(error, SchemaError) else "damaged"
+    _warn_once(f"latune: the cache file {path} is {state}, going on without it: {error}")
     return []
 
 
 def _read_or_set_aside(path: Path, gpu: Gpu) -> list[Entry]:
-    """The entries of a file whose lock is held; a damaged one gives way and has none."""
+    """The entries of a file whose lock is held; a damaged one gives way and has none.
+
+    Raises:
+        SchemaError: the file is not damaged, but another latune's.
+    """
     try:
         return list(read_file(path, gpu).entries.values())
     except FileNotFoundError:
         return []
+    except SchemaError:
+        raise
     except ValueError as error:
         aside = next(name for name in _names_aside(path) if not name.exists())
         path.rename(aside)
@@ -151,7 +187,7 @@ def _locked(path: Path) -> filelock.BaseFileLock:
 
 def _replace(path: Path, text: str) -> None:
     """Puts ``text`` in the file's place in one step; the caller holds the lock, which makes the draft's name its own."""
-    draft = path.with_name(f"{path.name}.tmp")
+    draft = _draft(path)
     try:
         with draft.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -160,6 +196,10 @@ def _replace(path: Path, text: str) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import torch
 
 from latune.cli.contest import Result, contest, make_case
 from latune.cli.options import ShapeType, decay_option, direction_option, dtype_option, local_gpu
-from latune.cli.output import milliseconds, print_table, say, share_of_roof
+from latune.cli.output import milliseconds, print_table, say, share_of_roof, write_text
 from latune.cli.peers import LINEAR
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
 from latune.cli.stopwatch import Stopwatch
@@ -89,7 +89,7 @@ def bench(shapes: Sequence[Shape], dtype: str, direction: str, decay: str, json_
         if json_path != _STDOUT:
             print_report(report)
         if json_path is not None and json_path != _STDOUT:
-            _write(json_path, _document(gpu, stopwatch.copy_gbps, reports))
+            write_text(json_path, _document(gpu, stopwatch.copy_gbps, reports))
     if json_path == _STDOUT:
         click.echo(_document(gpu, stopwatch.copy_gbps, reports), nl=False)
 
@@ -121,13 +121,6 @@ def _document(gpu: Gpu, copy_gbps: float, reports: Sequence[Report]) -> str:
         "cases": [report.to_json() for report in reports],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to with --json") from error
 
 
 def print_report(report: Report) -> None:

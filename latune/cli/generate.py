@@ -6,11 +6,10 @@ from pathlib import Path
 
 import click
 
-from latune.cli.options import ShapeType, chosen_gpu, decay_option, dtype_option, gpu_option
-from latune.cli.output import say
+from latune.cli.options import ShapeType, chosen_gpu, decay_option, dtype_option, gpu_option, states_options
+from latune.cli.output import say, write_text
 from latune.cli.shapes import EXAMPLE, Shape
 from latune.codegen.render import render
-from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import DIRECTIONS
 
@@ -21,8 +20,7 @@ from latune.problem import DIRECTIONS
 @click.option("--direction", type=click.Choice(DIRECTIONS), default="fwd", show_default=True, help="The pass it computes.")
 @dtype_option
 @decay_option
-@click.option("--initial-state", is_flag=True, help="Takes an initial state; the backward pass returns its gradient.")
-@click.option("--final-state", is_flag=True, help="Returns the final state; the backward pass takes its gradient.")
+@states_options
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, not to stdout.")
 def generate(
     gpu_name: str,
@@ -45,12 +43,5 @@ def generate(
     if output is None:
         click.echo(text, nl=False)
         return
-    _write(output, text)
+    write_text(output, text)
     say(f"wrote {output}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to with -o") from error

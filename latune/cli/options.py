@@ -75,6 +75,13 @@ def direction_option(command: Command) -> Command:
     return click.option("--direction", type=kind, default="both", show_default=True, help="The passes meant.")(command)
 
 
+def states_options(command: Command) -> Command:
+    initial = "Takes an initial state; the backward pass returns its gradient."
+    final = "Returns the final state; the backward pass takes its gradient."
+    command = click.option("--final-state", is_flag=True, help=final)(command)
+    return click.option("--initial-state", is_flag=True, help=initial)(command)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")(command)
 

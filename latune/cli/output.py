@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import click
 
 from latune.config import Config
+from latune.errors import LatuneError
 from latune.plan import Plan
 
 # Wide enough for any table: in a pipe or a file nothing is folded to fit a screen that is not there.
@@ -21,6 +23,18 @@ def say(message: str) -> None:
 
 def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file of results.
+
+    Raises:
+        LatuneError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to") from error
 
 
 def print_table(

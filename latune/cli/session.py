@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from latune.cache.store import read_file, write_entries
+from latune.cache.store import check_writable, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
 from latune.cli.progress import TuningProgress
@@ -19,7 +19,8 @@ from latune.cli.shapes import shape_of
 from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
-from latune.problem import Problem
+from latune.problem import Bucket, Problem
+from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
 from latune.tuner.tune import Settings, Tuned, tune_problem
 
@@ -27,6 +28,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
 _STARTS = 4
+# Of an idle device's memory; the rest is a context's.
+_FREE_SHARE = 0.9
 _COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
 
 
@@ -48,10 +51,23 @@ class Session:
     failed: dict[Problem, str] = field(default_factory=dict)
     interrupted: bool = False
 
-    def announce(self, problems: Sequence[Problem]) -> None:
+    def announce(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Says what will be tuned: the first problem of each bucket.
+
+        Raises:
+            CacheError: the result could not be written.
+        """
+        check_writable(self.target.gpu, self.output)
+        first: dict[Bucket, Problem] = {}
+        for problem in problems:
+            if first.setdefault(problem.bucket(), problem) is not problem:
+                say(f"leaving out {problem}: {first[problem.bucket()]} is of the same bucket, {problem.bucket()}")
         title = self.target.gpu.title
+        if self.target.worker:
+            _warn_of_a_shared_device(self.target.worker.device())
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
-        say(f"tuning {len(problems)} problems for {title}, {how} (evidence: {self.target.evidence})")
+        say(f"tuning {len(first)} problems for {title}, {how} (evidence: {self.target.evidence})")
+        return list(first.values())
 
     def tune(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
@@ -66,32 +82,40 @@ class Session:
                     return
 
     def _tune(self, problem: Problem, spaces: Mapping[str, Space], settings: Settings, progress: TuningProgress) -> None:
+        if problem.compulsory_bytes > self.target.gpu.memory_gib * 2**30:
+            self._fail(problem, f"its tensors exceed the {self.target.gpu.memory_gib} GiB of {self.target.gpu.title}")
+            return
         evaluator = self.target.evaluator(problem)
         starts = [plan for plan, _ in islice(resolve(problem, self.target.gpu).candidates, _STARTS)]
         try:
             tuned = tune_problem(problem, spaces, evaluator, settings, starts=starts, on_trial=progress.on_trial)
+            self.interrupted = tuned.interrupted
+            self._write(problem, tuned)
         except KeyboardInterrupt:
             self.interrupted = True
         except LatuneError as error:
-            self.failed[problem] = str(error)
-            say(f"{problem}: {error}")
-        else:
-            self.interrupted = tuned.interrupted
-            self._write(problem, tuned)
+            self._fail(problem, str(error))
+
+    def _fail(self, problem: Problem, why: str) -> None:
+        self.failed[problem] = why
+        say(f"{problem}: {why}")
 
     def _write(self, problem: Problem, tuned: Tuned) -> None:
-        self.tuned[problem] = tuned
         self.path = write_entries(self.target.gpu, [tuned.entry], self.output)
+        self.tuned[problem] = tuned
         kept = read_file(self.path, self.target.gpu).entries[tuned.entry.bucket]
         if kept != tuned.entry:
             say(f"{tuned.entry.bucket}: the file keeps its {kept.evidence} entry of {kept.tuned_at}")
+        elif self.output is None and (serves := resolve(problem, self.target.gpu).entry) not in (None, kept):
+            say(f"{tuned.entry.bucket}: the shipped {serves.evidence} entry of {serves.tuned_at} keeps serving")
 
     def closing_call(self) -> Call | None:
         """For the first shape; None after Ctrl-C, or when nothing was found."""
         if self.path is None or self.interrupted:
             return None
         first = shape_of(next(iter(self.tuned)))
-        return closing_call([problem for problem in self.tuned if shape_of(problem) == first], self.target.gpu, self.path)
+        problems = [problem for problem in self.tuned if shape_of(problem) == first]
+        return closing_call(problems, self.target.gpu, self.path if self.output else None)
 
     def print_table(self) -> None:
         if self.tuned:
@@ -123,6 +147,12 @@ class Session:
             raise LatuneError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
             )
+
+
+def _warn_of_a_shared_device(report: DeviceReport) -> None:
+    if report.free_bytes < _FREE_SHARE * report.memory_bytes:
+        free, whole = report.free_bytes / 2**30, report.memory_bytes / 2**30
+        say(f"only {free:.0f} of {whole:.0f} GiB are free: what else runs on {report.title} will disturb the measurements")
 
 
 def _outcomes(tuned: Tuned) -> Counter[str]:

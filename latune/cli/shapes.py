@@ -66,10 +66,22 @@ def shape_of(problem: Problem) -> Shape:
     )
 
 
-def problems_of(shapes: Iterable[Shape], *, direction: str, dtype: str, decay: str) -> list[Problem]:
+def problems_of(
+    shapes: Iterable[Shape],
+    *,
+    direction: str,
+    dtype: str,
+    decay: str,
+    initial_state: bool = False,
+    final_state: bool = False,
+) -> list[Problem]:
     """A problem for each shape and each direction (``both`` is forward, then backward), without repeats."""
     directions = DIRECTIONS if direction == "both" else (direction,)
-    problems = [shape.problem(direction=one, decay=decay, dtype=dtype) for shape in shapes for one in directions]
+    problems = [
+        shape.problem(direction=one, decay=decay, dtype=dtype, initial_state=initial_state, final_state=final_state)
+        for shape in shapes
+        for one in directions
+    ]
     return list(dict.fromkeys(problems))
 
 

@@ -17,6 +17,7 @@ from latune.cli.options import (
     gpu_option,
     json_option,
     shapes_option,
+    states_options,
 )
 from latune.cli.output import milliseconds, plan_lines, print_json, print_table, say, share_of_roof
 from latune.cli.shapes import Shape, problems_of
@@ -34,8 +35,18 @@ _COLUMNS = ("bucket", "ms", "of roof", "evidence", "plan", "tuned at")
 @dtype_option
 @direction_option
 @decay_option
+@states_options
 @json_option
-def show(gpu_name: str, shapes: Sequence[Shape], dtype: str, direction: str, decay: str, as_json: bool) -> None:
+def show(
+    gpu_name: str,
+    shapes: Sequence[Shape],
+    dtype: str,
+    direction: str,
+    decay: str,
+    initial_state: bool,
+    final_state: bool,
+    as_json: bool,
+) -> None:
     """Lists a GPU's entries, or what would run for --shape and why.
 
     Without --shape all entries are listed, whatever their dtype, direction and decay.
@@ -44,7 +55,8 @@ def show(gpu_name: str, shapes: Sequence[Shape], dtype: str, direction: str, dec
     if not shapes:
         _show_entries(gpu, as_json)
         return
-    problems = problems_of(shapes, direction=direction, dtype=dtype, decay=decay)
+    states = {"initial_state": initial_state, "final_state": final_state}
+    problems = problems_of(shapes, direction=direction, dtype=dtype, decay=decay, **states)
     resolutions = [(problem, resolve(problem, gpu)) for problem in problems]
     if as_json:
         print_json({"gpu": gpu.name, "resolutions": [_resolution_json(*pair) for pair in resolutions]})

@@ -16,6 +16,7 @@ from latune.cli.options import (
     gpu_option,
     json_option,
     shapes_option,
+    states_options,
     workers_option,
 )
 from latune.cli.output import print_json
@@ -40,6 +41,7 @@ _TRIALS = {"measured": 100, "static": 24}
 @dtype_option
 @direction_option
 @decay_option
+@states_options
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
@@ -64,6 +66,8 @@ def tune(
     dtype: str,
     direction: str,
     decay: str,
+    initial_state: bool,
+    final_state: bool,
     trials: int | None,
     time_budget_s: float | None,
     seed: int,
@@ -80,7 +84,8 @@ def tune(
     `static`, which never replaces `measured`. Every evaluation is stored: the same command goes on where a killed one
     stopped. Ctrl-C keeps the best so far and exits with 130.
     """
-    problems = problems_of(_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
+    states = {"initial_state": initial_state, "final_state": final_state}
+    problems = problems_of(_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
     spaces = _spaces(space_files)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
         settings = Settings(
@@ -91,7 +96,7 @@ def tune(
             time_budget_s=time_budget_s,
         )
         session = Session(target=target, output=output)
-        session.announce(problems)
+        problems = session.announce(problems)
         session.tune(problems, spaces, settings)
     if not as_json:
         session.print_table()
@@ -108,7 +113,7 @@ def _shapes(shapes: Sequence[Shape], preset: str | None) -> list[Shape]:
     """The shapes named one by one, then those of the preset."""
     if shapes and preset is None:
         return list(shapes)
-    presets, name = read_presets(), preset or _DEFAULT_PRESET
+    presets, name = read_presets(), _DEFAULT_PRESET if preset is None else preset
     if name not in presets:
         raise click.BadParameter(f"expected one of {', '.join(presets)}, got {name!r}", param_hint="--preset")
     return [*shapes, *presets[name].shapes]

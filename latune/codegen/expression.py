@@ -36,6 +36,20 @@ RESERVED_NAMES = frozenset((*CASE_NAMES, *_FUNCTIONS))
 
 _sandbox = SandboxedEnvironment(undefined=jinja2.StrictUndefined)
 _sandbox.globals = dict(_FUNCTIONS)
+# Numbers need none; some are not even a function of their input.
+_sandbox.filters, _sandbox.tests = {}, {}
+
+# What arithmetic on the wrong thing, or on far too large a thing, raises.
+_MISTAKES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def case_names(problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
@@ -81,11 +95,9 @@ class Expression:
         """
         try:
             compiled = _sandbox.compile_expression(text, undefined_to_none=False)
-        except jinja2.TemplateSyntaxError as error:
-            raise SpaceError(
-                f"{origin}: expected a Jinja expression, got {text!r}: {error.message}; mend its syntax"
-            ) from error
-        tree = _sandbox.parse("{{ " + text + " }}")
+            tree = _sandbox.parse("{{ " + text + " }}")
+        except _MISTAKES as error:
+            raise SpaceError(f"{origin}: expected a Jinja expression, got {text!r}: {error}; mend its syntax") from error
         _check_names(tree, text, origin, parameters)
         read = {name.name for name in tree.find_all(nodes.Name)}
         return cls(text=text, origin=origin, names=frozenset(read - _FUNCTIONS.keys()), _compiled=compiled)
@@ -115,7 +127,7 @@ class Expression:
     def _value(self, names: Mapping[str, object]) -> object:
         try:
             return self._compiled({name: names[name] for name in self.names if name in names})
-        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as error:
+        except _MISTAKES as error:
             raise SpaceError(f"{self.origin}: cannot evaluate {self.text!r}: {error}; mend the expression") from error
 
     def __str__(self) -> str:

@@ -82,6 +82,8 @@ def _check_name(name: str, entry: ParameterEntry, key: str) -> None:
         raise SpaceError(f"{key}: expected an identifier other than {', '.join(sorted(RESERVED_NAMES))}; rename the parameter")
     if entry.kind == "launch" and name not in _LAUNCH_OPTIONS:
         raise SpaceError(f"{key}: unknown launch option; expected one of {', '.join(_LAUNCH_OPTIONS)}")
+    if entry.kind == "launch" and entry.listed()[0] < 1:
+        raise SpaceError(f"{key}.values: expected integers >= 1, got {entry.listed()[0]}; mend them")
     kind = _ALWAYS_PRESENT.get(name)
     if kind and (entry.kind != kind or entry.when):
         raise SpaceError(f"{key}: expected kind {kind} and no when, since every config has one, got kind {entry.kind}; mend it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ def _text_or_integer(value: object) -> object:
         raise ValueError(f"expected text or an integer, got {value!r}; quote it if text is meant")
     return value
 
+
+_LARGEST_POWER = 2**20
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Value = Annotated[str | int, BeforeValidator(_text_or_integer)]
@@ -61,8 +64,11 @@ class ParameterEntry(_Strict):
 
 
 def _check_powers(first: int, last: int) -> None:
-    if first < 1 or first & (first - 1) or last & (last - 1) or last < first:
-        raise ValueError(f"expected powers_of_two: [first, last], two powers of two in ascending order, got [{first}, {last}]")
+    if first < 1 or first & (first - 1) or last & (last - 1) or not first <= last <= _LARGEST_POWER:
+        raise ValueError(
+            "expected powers_of_two: [first, last], two powers of two in ascending order "
+            f"of at most {_LARGEST_POWER}, got {reprlib.repr([first, last])}"
+        )
 
 
 def _check_order(values: tuple[Any, ...], numeric: bool) -> None:
@@ -111,7 +117,7 @@ def read_space_file(path: Path) -> SpaceFile:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
         raise SpaceError(f"{path}: cannot read the search space: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpaceError(f"{path}: expected YAML in UTF-8, got: {' '.join(str(error).split())}; mend its syntax") from error
     if not isinstance(content, dict):
         keys = ", ".join(SpaceFile.model_fields)

@@ -63,35 +63,39 @@ def lightning_attn(
     return (o, final_state) if return_final_state else o
 
 
-def _padded(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
+) -> tuple[Tensor, Tensor | None]:
     """``_attend`` on head dims that are multiples of 16; others gain columns of zeros, which add nothing."""
     extra_k, extra_v = -q.shape[-1] % HEAD_DIM_STEP, -v.shape[-1] % HEAD_DIM_STEP
     if not extra_k and not extra_v:
-        return _attend(q, k, v, slopes, scale, initial_state, return_final_state)
+        return _attend(q, k, v, slopes, scale, initial_state, final)
     if initial_state is not None:
         initial_state = pad(initial_state, (0, extra_v, 0, extra_k))
     q, k, v = pad(q, (0, extra_k)), pad(k, (0, extra_k)), pad(v, (0, extra_v))
-    o, final_state = _attend(q, k, v, slopes, scale, initial_state, return_final_state)
+    o, final_state = _attend(q, k, v, slopes, scale, initial_state, final)
     width_k, width_v = q.shape[-1] - extra_k, v.shape[-1] - extra_v
     return o[..., :width_v], None if final_state is None else final_state[..., :width_k, :width_v]
 
 
-def _attend(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
+) -> tuple[Tensor, Tensor | None]:
     if q.shape[0] == 0 or q.shape[1] == 0:
         empty = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
-        return empty if return_final_state else (empty[0], None)
+        return empty if final else (empty[0], None)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, initial_state))
     run = _LightningAttention.apply if differentiable else _forward
-    return run(q, k, v, slopes, scale, initial_state, return_final_state)
+    return run(q, k, v, slopes, scale, initial_state, final)
 
 
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, slopes, scale, initial_state, final):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(q, k, v, slopes, initial_state)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
-        return _forward(q, k, v, slopes, scale, initial_state, return_final_state)
+        return _forward(q, k, v, slopes, scale, initial_state, final)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -104,8 +108,10 @@ class _LightningAttention(torch.autograd.Function):
         return dq, dk, dv, None, None, (dstate[0] if dstate else None), None
 
 
-def _forward(q, k, v, slopes, scale, initial_state, return_final_state):  # type: ignore[no-untyped-def]
-    o, *final_state = _kernels().forward(q, k, v, slopes, scale, initial_state, return_final_state)
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
+) -> tuple[Tensor, Tensor | None]:
+    o, *final_state = _kernels().forward(q, k, v, slopes, scale, initial_state, final)
     return o, (final_state[0] if final_state else None)
 
 

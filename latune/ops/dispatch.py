@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from latune.cache import resolve as ladder
+from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
 from latune.codegen.load import load_plan
 from latune.codegen.templates import template_sha256
@@ -27,6 +30,7 @@ _UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
 
 _decisions: dict[tuple[int, Bucket], Decision] = {}
 _lock = threading.Lock()
+_warned_of_tritons: set[str | None] = set()
 
 
 class Decision:
@@ -78,7 +82,7 @@ class Decision:
         if following is None:
             raise error
         failed, (self.plan, self.why) = self.why, following
-        warnings.warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})", stacklevel=5)
+        _warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
 
 
 def decide(problem: Problem, device_index: int) -> Decision:
@@ -110,15 +114,36 @@ def _decide(problem: Problem, device_index: int) -> Decision:
     gpu = device_gpu(device_index)
     resolution = resolve(problem, gpu)
     if resolution.step != "exact":
-        warnings.warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}", stacklevel=5)
+        _warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}")
+    if resolution.entry is not None:
+        _warn_of_another_triton(resolution.entry, problem, gpu)
     return Decision(problem, resolution)
+
+
+def _warn_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> None:
+    """Once for each version: a cache is tuned by one and brought up to date as a whole."""
+    tuned_with = entry.toolchain["triton"]
+    if tuned_with in (triton.__version__, *_warned_of_tritons):
+        return
+    _warned_of_tritons.add(tuned_with)
+    plans = f"plans tuned with Triton {tuned_with} serve under Triton {triton.__version__}"
+    _warn(f"latune: {plans}; tune it anew: {tune_command(problem, gpu)}")
+
+
+def _warn(text: str) -> None:
+    """Warns at the line of the caller's that led here, whatever of latune and torch lies between."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("latune", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def tune_command(problem: Problem, gpu: Gpu) -> str:
     """The command line that tunes exactly this problem."""
     shape = ",".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
     options = f"--shape {shape} --dtype {problem.dtype} --direction {problem.direction} --decay {problem.decay}"
-    return f"latune tune --gpu {gpu.name} {options}"
+    flags = {"--initial-state": problem.has_initial_state, "--final-state": problem.needs_final_state}
+    return " ".join(["latune tune --gpu", gpu.name, options, *(flag for flag, given in flags.items() if given)])
 
 
 @functools.cache

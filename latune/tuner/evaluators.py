@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
@@ -64,13 +65,26 @@ class Evaluator(Protocol):
         """What each kernel of a plan that is ok takes."""
 
 
-class _Built:
-    """A builder for one problem and GPU; turns builds that cannot run into measurements."""
+class _Built(ABC):
+    """Judges what a builder has built for one problem and GPU, equal binaries once; what cannot run is data too."""
 
     def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
         self.problem = problem
         self.gpu = gpu
         self._builder = builder
+        self._known: dict[_Binaries, Measurement] = {}
+
+    def __call__(self, plan: Plan) -> Measurement:
+        built = self.build(plan)
+        if isinstance(built, Measurement):
+            return built
+        binaries = _binaries(built)
+        if binaries not in self._known:
+            self._known[binaries] = self._judge(plan, built)
+        return self._known[binaries]
+
+    @abstractmethod
+    def _judge(self, plan: Plan, built: Build) -> Measurement: ...
 
     def prepare(self, plans: Sequence[Plan]) -> None:
         self._builder.prepare(self.problem, plans, self.gpu)
@@ -111,22 +125,15 @@ class StaticEvaluator(_Built):
     def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
         super().__init__(problem, gpu, builder)
         self.bandwidth_gbps = gpu.bandwidth_gbps
-        self._known: dict[_Binaries, Measurement] = {}
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
         versions = {name: _version(name) for name in ("torch", "triton", "latune")}
         return {**versions, "cuda": None, "driver": None, "protocol": STATIC_PROTOCOL}
 
-    def __call__(self, plan: Plan) -> Measurement:
-        built = self.build(plan)
-        if isinstance(built, Measurement):
-            return built
-        binaries = _binaries(built)
-        if binaries not in self._known:
-            prediction = predict(self.problem, plan, self.gpu, built)
-            self._known[binaries] = Measurement(outcome="ok", median_ms=prediction.total_ms, detail=f"predicted: {prediction}")
-        return self._known[binaries]
+    def _judge(self, plan: Plan, built: Build) -> Measurement:
+        prediction = predict(self.problem, plan, self.gpu, built)
+        return Measurement(outcome="ok", median_ms=prediction.total_ms, detail=f"predicted: {prediction}")
 
     def race(self, plans: Sequence[Plan]) -> list[Measurement]:
         self.prepare(plans)
@@ -142,23 +149,13 @@ class MeasuredEvaluator(_Built):
         super().__init__(problem, gpu, builder)
         self._worker = worker
         self.bandwidth_gbps = worker.device().copy_gbps
-        self._known: dict[_Binaries, Measurement] = {}
         self._best_ms: dict[tuple[str, ...], float] = {}
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
         return {**dict(self._worker.device().toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
 
-    def __call__(self, plan: Plan) -> Measurement:
-        built = self.build(plan)
-        if isinstance(built, Measurement):
-            return built
-        binaries = _binaries(built)
-        if binaries not in self._known:
-            self._known[binaries] = self._measure(plan)
-        return self._known[binaries]
-
-    def _measure(self, plan: Plan) -> Measurement:
+    def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)
         give_up_above_ms = None if best_ms is None else best_ms * _GIVE_UP_RATIO
         source = render(self.problem, plan)

@@ -10,7 +10,7 @@ import pytest
 
 from latune import paths
 from latune.cache.entry import DeviceCache, Entry
-from latune.cache.store import cache_path, prefer, read_cache, read_file, write_entries
+from latune.cache.store import cache_path, check_writable, prefer, read_cache, read_file, write_entries
 from latune.errors import CacheError
 from latune.gpu import find_gpu
 from latune.problem import Problem
@@ -29,10 +29,6 @@ def roots(tmp_path: Path) -> tuple[Path, Path]:
 
 def damage_truncated(text: str) -> str:
     return text[: len(text) // 2]
-
-
-def damage_schema(text: str) -> str:
-    return text.replace('"schema": 1', '"schema": 7')
 
 
 def damage_type(text: str) -> str:
@@ -55,7 +51,7 @@ def damage_gpu(text: str) -> str:
     return text.replace('"name": "h200"', '"name": "h100"')
 
 
-DAMAGES = [damage_truncated, damage_schema, damage_type, damage_nan, damage_nesting, damage_all, damage_gpu]
+DAMAGES = [damage_truncated, damage_type, damage_nan, damage_nesting, damage_all, damage_gpu]
 
 
 def spoil(root: Path, damage: Callable[[str], str]) -> str:
@@ -246,10 +242,33 @@ def test_a_read_only_folder_is_a_cache_error(tmp_path: Path, entry_of: EntryOf) 
         write_entries(H200, [entry_of()], tmp_path)
 
 
+def test_a_file_of_another_schema_is_left_as_it_is(roots: tuple[Path, Path], entry_of: EntryOf) -> None:
+    for root in roots:
+        write_entries(H200, [entry_of(study=root.name)], root)
+    newer = spoil(roots[0], lambda text: text.replace('"schema": 1', '"schema": 2'))
+    with pytest.warns(UserWarning, match="is another version's, going on without it: schema: expected 1, got 2"):
+        assert [entry.study for entry in read_cache(H200, roots).entries.values()] == ["shipped"]
+    with pytest.raises(CacheError, match="schema: expected 1, got 2; use the latune that wrote it"):
+        write_entries(H200, [entry_of()], roots[0])
+    assert [path.name for path in roots[0].glob("*.json*") if path.suffix != ".lock"] == ["nvidia-h200.json"]
+    assert cache_path(roots[0], H200).read_text(encoding="utf-8") == newer
+
+
+def test_whether_a_folder_can_be_written_to_is_known_beforehand(tmp_path: Path, entry_of: EntryOf) -> None:
+    path = write_entries(H200, [entry_of()], tmp_path / "fine")
+    before = path.read_bytes()
+    check_writable(H200, tmp_path / "fine")
+    check_writable(H200, tmp_path / "new")
+    assert path.read_bytes() == before and not cache_path(tmp_path / "new", H200).exists()
+    for closed in (path, Path("/dev/null/folder")):
+        with pytest.raises(CacheError, match="LATUNE_CACHE_DIR"):
+            check_writable(H200, closed)
+
+
 def test_what_would_not_read_back_is_not_written(tmp_path: Path, entry_of: EntryOf) -> None:
     path = write_entries(H200, [entry_of()], tmp_path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="study: expected a string"):
+    with pytest.raises(CacheError, match="study: expected a string"):
         write_entries(H200, [entry_of(study=7)], tmp_path)
     assert path.read_bytes() == before
 

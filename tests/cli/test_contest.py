@@ -21,7 +21,7 @@ from latune.ops import reference
 from latune.problem import Problem
 
 FWD = Problem(direction="fwd", decay="constant", dtype="fp32", batch=2, num_heads=3, seqlen=65, head_dim_k=16, head_dim_v=32)
-BWD = FWD.with_direction("bwd")
+BWD = replace(FWD, direction="bwd")
 ROUNDS = 8
 
 

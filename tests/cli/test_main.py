@@ -27,7 +27,7 @@ SURFACE = {
         "-o/--output",
     ],
     "gpus": ["--json"],
-    "show": ["--gpu", "--shape", "--dtype", "--direction", "--decay", "--json"],
+    "show": ["--gpu", "--shape", "--dtype", "--direction", "--decay", "--initial-state", "--final-state", "--json"],
     "tune": [
         "--gpu",
         "--shape",
@@ -35,6 +35,8 @@ SURFACE = {
         "--dtype",
         "--direction",
         "--decay",
+        "--initial-state",
+        "--final-state",
         "--trials",
         "--time-budget",
         "--seed",

@@ -107,6 +107,37 @@ def test_output_is_where_the_file_goes(replayed, run, tmp_path):
     assert len(_entries(tmp_path / "shipped" / "nvidia-a100.json")) == 1
 
 
+def test_shapes_of_one_bucket_are_tuned_once(replayed, run):
+    result = run("tune", *SHAPE, "--shape", "2,1,250,64", "--direction", "fwd", "--json")
+    assert [tuned["problem"] for tuned in json.loads(result.stdout)["tuned"]] == ["fwd 1,2,256,64,64 bf16 decay=constant"]
+    assert "leaving out fwd 2,1,250,64,64 bf16 decay=constant: fwd 1,2,256,64,64" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_search(cache, run, monkeypatch):
+    monkeypatch.setattr(session, "tune_problem", lambda *_, **__: pytest.fail("searched"))
+    result = run("tune", *SHAPE, "--output", "/dev/null/folder")
+    assert result.exit_code == 1 and "a folder you can write to" in result.stderr
+
+
+def test_what_no_gpu_holds_is_not_tuned(cache, run):
+    result = run("tune", "--gpu", "a100", "--shape", "1,1000,99999999,64", "--direction", "fwd")
+    assert result.exit_code == 1 and "exceed the 80 GiB of NVIDIA A100" in result.stderr
+
+
+def test_a_shipped_measured_entry_goes_on_serving_and_tune_says_so(replayed, run, tmp_path, cache, monkeypatch):
+    def measured(entry):
+        entry["evidence"], entry["measurement"]["samples"] = "measured", 20
+
+    shipped = tmp_path / "shipped" / "nvidia-a100.json"
+    shipped.parent.mkdir()
+    shipped.write_bytes(cache.read_bytes())
+    _edit(shipped, measured)
+    monkeypatch.setattr(paths, "shipped_cache", lambda: shipped.parent)
+    result = run("tune", *SHAPE, "--direction", "fwd")
+    assert result.exit_code == 0, result.stderr
+    assert "the shipped measured entry of" in result.stderr and ": measured for NVIDIA A100" in result.stdout
+
+
 def test_auto_without_a_gpu_says_what_it_takes(cache, run):
     assert "no GPU in this machine: NVIDIA A100 is meant" in run("show").stderr
 

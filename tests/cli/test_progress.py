@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from latune.cli.progress import TuningProgress
@@ -9,7 +11,7 @@ from latune.problem import Problem
 from latune.tuner.search import Trial, TrialEvent
 
 FWD = Problem(direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=16, seqlen=1024, head_dim_k=64, head_dim_v=64)
-BWD = FWD.with_direction("bwd")
+BWD = replace(FWD, direction="bwd")
 CONFIG = Config.of("sequential")
 MEASURED = Measurement(outcome="ok", median_ms=0.02, samples=9)
 # FWD moves 8 MiB: .0083886 ms.

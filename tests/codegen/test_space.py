@@ -333,6 +333,13 @@ MISTAKES = [
     (put("default", "loads", to="dma"), "default.loads: expected one of pointer, tma, got 'dma'"),
     (put("default", "BLOCK_N", to="BLOCK"), "default.BLOCK_N: unknown name 'BLOCK' in 'BLOCK'"),
     (put("default", "BLOCK_N", to=1.5), "default.BLOCK_N: expected text or an integer, got 1.5"),
+    (put("parameters", "num_stages", "values", to=[0, 1]), "parameters.num_stages.values: expected integers >= 1, got 0"),
+    (
+        put("parameters", "BLOCK_N", "powers_of_two", to=[16, 2**40]),
+        "parameters.BLOCK_N: expected powers_of_two: [first, last]",
+    ),
+    (first_require("([1, 2] | random) == 1"), "constraints.0.require: expected a Jinja expression"),
+    (first_require("(" * 3000 + "1" + ")" * 3000 + " == 1"), "constraints.0.require: expected a Jinja expression"),
 ]
 
 
@@ -354,6 +361,9 @@ LATE_MISTAKES = [
     (first_require("gpu.architecture.cores > 1"), "constraints.0.require: cannot evaluate", "'cores'"),
     (first_require("problem.__class__ == 1"), "constraints.0.require: cannot evaluate", "__class__"),
     (first_require("state_layout > 1"), "constraints.0.require: cannot evaluate"),
+    (first_require("BLOCK_E <= next_power_of_two(E / 1)"), "constraints.0.require: cannot evaluate", "bit_length"),
+    (first_require("{'a': 1}.pop('b') == 1"), "constraints.0.require: cannot evaluate"),
+    (first_require("kernel.dims(1) == 1"), "constraints.0.require: cannot evaluate"),
     (first_require("D < 16"), "no config serves kernel 'o'", "because; choose a plan without 'o'"),
 ]
 
@@ -372,6 +382,8 @@ BROKEN_FILES = {
     "kernel: stream\nkernel: dkdv\n": "key 'kernel' given twice",
     "- stream\n": "expected a mapping with the keys kernel, parameters, constraints, default, got list",
     "": "got NoneType",
+    "kernel: 2024-13-45": "month must be in 1..12",
+    "[" * 5000: "recursion",
 }
 
 

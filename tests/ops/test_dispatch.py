@@ -8,8 +8,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import triton
 from triton.runtime.errors import OutOfResources
 
+from latune.cli.shapes import problems_of
+from latune.cli.tune import tune
 from latune.config import Config
 from latune.errors import RenderError
 from latune.gpu import find_gpu
@@ -42,9 +45,10 @@ def loaded(monkeypatch):
     return SimpleNamespace(behaviours=behaviours, loads=loads)
 
 
-def _resolution(*warps, step="exact"):
+def _resolution(*warps, step="exact", tuned_with=None):
     candidates = [(_plan(count), f"plan of {count} warps") for count in warps]
-    return SimpleNamespace(step=step, why="because", candidates=iter(candidates))
+    entry = None if tuned_with is None else SimpleNamespace(toolchain={"triton": tuned_with})
+    return SimpleNamespace(step=step, why="because", candidates=iter(candidates), entry=entry)
 
 
 def _raise(error):
@@ -141,10 +145,36 @@ def test_a_miss_warns_once_with_the_command_that_tunes_it(loaded, monkeypatch):
     with pytest.warns(UserWarning) as caught:
         dispatch.decide(PROBLEM, 0)
     command = "latune tune --gpu h200 --shape 2,4,1000,64,64 --dtype bf16 --direction fwd --decay constant"
-    assert len(caught) == 1 and command in str(caught[0].message)
+    assert len(caught) == 1 and command in str(caught[0].message) and caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dispatch.decide(PROBLEM, 0)
+
+
+def test_a_plan_of_another_triton_is_used_with_one_warning(loaded, monkeypatch):
+    monkeypatch.setattr(dispatch, "_warned_of_tritons", set())
+    loaded.behaviours[4] = lambda *arguments: arguments
+    for tuned_with in (triton.__version__, "1.0"):
+        monkeypatch.setattr(dispatch, "resolve", lambda problem, gpu, of=tuned_with: _resolution(4, tuned_with=of))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for head_dim in (32, 48):
+                dispatch.decide(replace(PROBLEM, head_dim_k=head_dim, dtype="bf16" if tuned_with == "1.0" else "fp16"), 0)
+        said = [str(warning.message) for warning in caught]
+        assert len(said) == (tuned_with == "1.0"), said
+    assert f"tuned with Triton 1.0 serve under Triton {triton.__version__}" in said[0] and "latune tune" in said[0]
+
+
+@pytest.mark.parametrize("flags", [{}, {"has_initial_state": True}, {"needs_final_state": True, "has_initial_state": True}])
+def test_the_command_of_a_miss_tunes_that_very_bucket(flags):
+    problem = replace(PROBLEM, direction="bwd", decay="none", dtype="fp16", head_dim_v=128, **flags)
+    words = dispatch.tune_command(problem, H200).split()
+    assert words[:2] == ["latune", "tune"]
+    given = tune.make_context("tune", words[2:]).params
+    shared = {"direction": given["direction"], "dtype": given["dtype"], "decay": given["decay"]}
+    assert problems_of(given["shapes"], **shared, **{name: given[name] for name in ("initial_state", "final_state")}) == [
+        problem
+    ]
 
 
 def test_resolve_answers_for_what_the_operator_runs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -54,7 +55,7 @@ def test_it_is_near_what_was_measured(fake_builds: ModuleType) -> None:
     big = {"registers": 255, "spill_bytes": 8, "shared_bytes": 163_920}
     small = {"registers": 235, "shared_bytes": 172_120, "num_warps": 4, "programs": 256}
     fused = config("transposed", block_e=None, num_stages=2)
-    backward = LONG.with_direction("bwd")
+    backward = replace(LONG, direction="bwd")
     split = config("transposed", algorithm="split", segments=8)
     cases = [
         (0.3005, predicted(LONG, best, kernel("o_kernel", **big))),
@@ -123,7 +124,7 @@ def test_waves_are_counted(fake_builds: ModuleType) -> None:
 
 
 def test_a_plan_is_the_sum_of_its_launches(fake_builds: ModuleType) -> None:
-    backward = LONG.with_direction("bwd")
+    backward = replace(LONG, direction="bwd")
     steps = [Step(kernel=name, config=fake_builds.config()) for name in ("dq", "dk", "dv")]
     whole = predict(backward, Plan(tuple(steps)), H200, fake_builds.build(backward, Plan(tuple(steps)), H200))
     alone = [predict(backward, Plan((s,)), H200, fake_builds.build(backward, Plan((s,)), H200)).total_ms for s in steps]

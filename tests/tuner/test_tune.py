@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from latune.tuner.tune import Settings, Tuned, study_name, tune, tune_problem
 FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
 )
-BACKWARD = FORWARD.with_direction("bwd")
+BACKWARD = replace(FORWARD, direction="bwd")
 
 
 @dataclass
