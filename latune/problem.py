@@ -10,6 +10,7 @@ DECAYS = ("none", "constant")
 OPS = ("lightning_attn",)
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
+_SMALLEST_TILE = 16
 MAX_HEAD_DIM = 256
 HEAD_DIM_STEP = 16
 """Kernels are generated for head dims that are multiples of it; the operator pads others with zeros."""
@@ -140,6 +141,11 @@ def nearest_power_of_two(value: int) -> int:
 
 def next_power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()
+
+
+def tile_width(head_dim: int) -> int:
+    """The side of the tile that holds a head dim whole: a power of two, and no less than ``tl.dot`` takes."""
+    return max(_SMALLEST_TILE, next_power_of_two(head_dim))
 
 
 def _expect_one_of(name: str, value: str, known: object) -> None:

@@ -14,10 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from latune.errors import SpaceError
 from latune.gpu import Gpu
 from latune.plan import Kernel
-from latune.problem import Problem, next_power_of_two
-
-SMALLEST_TILE = 16
-"""A side of a tile that enters ``tl.dot``; narrower head dims are padded to it."""
+from latune.problem import Problem, next_power_of_two, tile_width
 
 _OBJECTS = {"problem": Problem, "gpu": Gpu, "kernel": Kernel}
 _NUMBERS = ("D", "E", "BLOCK_D", "PADDED_E", "dtype_bytes")
@@ -65,8 +62,8 @@ def case_names(problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
         "kernel": kernel,
         "D": d,
         "E": e,
-        "BLOCK_D": max(SMALLEST_TILE, next_power_of_two(d)),
-        "PADDED_E": max(SMALLEST_TILE, next_power_of_two(e)),
+        "BLOCK_D": tile_width(d),
+        "PADDED_E": tile_width(e),
         "dtype_bytes": problem.dtype_bytes,
     }
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from latune.plan import KERNELS, Kernel, Plan, Step
-from latune.problem import Problem, next_power_of_two
+from latune.problem import Problem, tile_width
 
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
-SMALLEST_TILE = 16
 SCAN_BLOCK = 1024
 
 _LIKE = {"o": "v", "dq": "q", "dk": "k", "dv": "v"}
@@ -103,11 +102,11 @@ class StepView:
 
     @property
     def block_d(self) -> int:
-        return max(SMALLEST_TILE, next_power_of_two(self.d))
+        return tile_width(self.d)
 
     @property
     def block_e(self) -> int:
-        return max(SMALLEST_TILE, next_power_of_two(self.e)) if self.fused else int(self._values["BLOCK_E"])
+        return tile_width(self.e) if self.fused else int(self._values["BLOCK_E"])
 
     @property
     def num_splits(self) -> int:
