@@ -1,0 +1,56 @@
+"""The path of a call on CUDA tensors from end to end: padding, autograd, dispatch, the default's generated modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from latune.gpu import find_gpu
+from latune.ops import attention, dispatch, reference
+
+# As latune sees it; on CPU tensors the device's index is None.
+GPU = find_gpu("a100")
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(autouse=True)
+def on_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(dispatch, "device_gpu", lambda index: GPU)
+    dispatch.forget_decisions()
+    yield
+    dispatch.forget_decisions()
+
+
+def tensors(seqlen: int, d: int, e: int, states: bool) -> list[Tensor | None]:
+    """q, k, v [2, 3, seqlen, width] as views of [B, N, H, width], and an initial state."""
+    torch.manual_seed(seqlen)
+    rows = [torch.randn(2, seqlen, 3, width).transpose(1, 2) for width in (d, d, e)]
+    return [tensor.requires_grad_() for tensor in rows] + [torch.randn(2, 3, d, e).requires_grad_() if states else None]
+
+
+def loss(o: Tensor, final_state: Tensor | None) -> Tensor:
+    weights = torch.linspace(-1, 1, o.shape[-1], dtype=o.dtype)
+    return (o * weights).sum() + (0.0 if final_state is None else final_state.square().sum())
+
+
+@pytest.mark.filterwarnings("ignore:latune")
+@pytest.mark.parametrize("slopes", [None, torch.tensor([0.0, 0.3, 90.0])], ids=["none", "constant"])
+@pytest.mark.parametrize(("seqlen", "d", "e"), [(1, 16, 16), (70, 40, 20)])
+@pytest.mark.parametrize("states", [False, True])
+def test_outputs_and_gradients_agree_with_the_recurrence(
+    seqlen: int, d: int, e: int, states: bool, slopes: Tensor | None
+) -> None:
+    given = tensors(seqlen, d, e, states)
+    exact = [None if x is None else x.detach().double().requires_grad_() for x in given]
+    o, final_state = attention._padded(*given[:3], slopes, 0.7, given[3], states)
+    wanted, wanted_state = reference.recurrence(*exact[:3], slopes, scale=0.7, initial_state=exact[3])
+    loss(o, final_state).backward()
+    loss(wanted, wanted_state if states else None).backward()
+    pairs = [(o, wanted), *((x.grad, y.grad) for x, y in zip(given, exact, strict=True) if x is not None)]
+    pairs += [(final_state, wanted_state)] if states else []
+    errors = [((got - exact_).norm() / exact_.norm()).item() for got, exact_ in pairs]
+    assert max(errors) < TOLERANCE, errors
