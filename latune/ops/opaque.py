@@ -12,8 +12,13 @@ from torch import Tensor
 
 from latune.ops import kernels
 
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? slopes, float scale"
 
-@torch.library.custom_op("latune::forward", mutates_args=())
+
+# With their schemas written out: how annotations are read has changed from version to version of PyTorch.
+@torch.library.custom_op(
+    "latune::forward", mutates_args=(), schema=f"({_INPUTS}, Tensor? initial_state, bool final_state) -> Tensor[]"
+)
 def forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final_state: bool
 ) -> list[Tensor]:
@@ -26,7 +31,11 @@ def _(q, k, v, slopes, scale, initial_state, final_state):  # type: ignore[no-un
     return [torch.empty_like(v), *([_state(q, v)] if final_state else [])]
 
 
-@torch.library.custom_op("latune::backward", mutates_args=())
+@torch.library.custom_op(
+    "latune::backward",
+    mutates_args=(),
+    schema=f"({_INPUTS}, Tensor do, Tensor? initial_state, Tensor? dfinal_state) -> Tensor[]",
+)
 def backward(
     q: Tensor,
     k: Tensor,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import latune
 from latune.ops import attention, kernels, opaque, reference
 
 SLOPES = torch.tensor([0.0, 0.4, 3.0])
@@ -48,6 +49,12 @@ def test_a_compiled_call_is_one_graph_and_gives_the_eager_gradients(states: bool
     torch.testing.assert_close(traced, loss)
     for one, other in zip(compiled[: 3 + states], given, strict=False):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_compiled_call_on_cpu_tensors_is_one_graph_too() -> None:
+    given = [torch.randn(1, 3, 70, 16) for _ in range(3)]
+    compiled = torch.compile(latune.lightning_attn, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*given, SLOPES), latune.lightning_attn(*given, SLOPES))
 
 
 def test_a_compiled_call_takes_new_lengths() -> None:
