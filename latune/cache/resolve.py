@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from latune.cache.entry import DeviceCache, Entry
+from latune.cache.nearby import FLAGS, by_likeness, distance, nearest
 from latune.cache.store import read_cache
 from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Bucket, Problem
 
 _DEFAULT_KERNELS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
-_FLAGS = ("has_initial_state", "needs_final_state", "varlen")
-_SAME = ("op", "direction", "decay", "dtype", "head_dim_k", "head_dim_v")
 
 # What the search space allows ``chunk_parallel``: the launch grid's second dimension, and a part of the GPU's memory.
 _MOST_CHUNKS = 32768
@@ -71,6 +69,20 @@ def resolve(problem: Problem, gpu: Gpu, *, template_sha256: str, caches: Sequenc
     return Resolution(step=first.step, plan=first.plan, entry=first.entry, gpu=gpu, why=first.why, _ladder=ladder)
 
 
+def starting_plans(
+    problem: Problem, gpu: Gpu, *, template_sha256: str, caches: Sequence[DeviceCache] | None = None
+) -> Iterator[Plan]:
+    """Plans that a search for ``problem`` should try early: winners of the likeliest buckets, then their alternates.
+
+    Those tuned on ``gpu`` come before those of its siblings. A plan comes once; whether it is feasible is not asked.
+    """
+    ladder = _Ladder(problem=problem, gpu=gpu, template_sha256=template_sha256, caches=caches)
+    siblings = [entry for sibling in ladder.siblings() for entry in ladder.entries(sibling) if fits(entry, gpu)]
+    entries = [near for known in (ladder.entries(gpu), siblings) for near in by_likeness(known, problem.bucket())]
+    plans = [entry.plan for entry in entries] + [plan for entry in entries for plan in entry.alternates]
+    return iter(dict.fromkeys(plans))
+
+
 def default_plan(problem: Problem, gpu: Gpu) -> Plan:
     """The plan that needs no entry: every output by its own stream, since the fused kernel does not serve all head dims."""
     # `import latune` must stay free of yaml: a cached problem reads no search space.
@@ -101,7 +113,7 @@ class _Ladder(NamedTuple):
 
     def _all_candidates(self) -> Iterator[Candidate]:
         wanted = self.problem.bucket()
-        own = {entry.bucket: entry for entry in self._entries(self.gpu)}
+        own = {entry.bucket: entry for entry in self.entries(self.gpu)}
         if exact := own.pop(wanted, None):
             yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu)
         yield from filter(self._stretches, self._of_other_entries(own.values(), wanted))
@@ -109,8 +121,8 @@ class _Ladder(NamedTuple):
         yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
 
     def _of_other_entries(self, own: Iterable[Entry], wanted: Bucket) -> Iterator[Candidate]:
-        if nearest := _nearest(own, wanted):
-            yield from _of_entry("nearest", nearest, f"nearest bucket {_difference(nearest.bucket, wanted)}", self.gpu)
+        if entry := nearest(own, wanted):
+            yield from _of_entry("nearest", entry, f"nearest bucket {_difference(entry.bucket, wanted)}", self.gpu)
         if found := self._sibling(wanted):
             sibling, entry = found
             yield from _of_entry("sibling", entry, f"sibling GPU's bucket {_difference(entry.bucket, wanted)}", sibling)
@@ -127,21 +139,24 @@ class _Ladder(NamedTuple):
             return 0
         return -(-self.problem.seqlen // max(dict(step.config.constexprs).get("BLOCK_N", 1), 1))
 
-    def _entries(self, gpu: Gpu) -> list[Entry]:
+    def entries(self, gpu: Gpu) -> list[Entry]:
         if self.caches is None:
             return list(read_cache(gpu, template_sha256=self.template_sha256).entries.values())
         caches = [cache for cache in self.caches if cache.gpu.name == gpu.name]
         entries = [entry for cache in caches for entry in cache.entries.values()]
         return [entry for entry in entries if entry.template_sha256 == self.template_sha256]
 
+    def siblings(self) -> list[Gpu]:
+        """The other GPUs of the same architecture."""
+        return [gpu for gpu in CATALOGUE if gpu.arch == self.gpu.arch and gpu.name != self.gpu.name]
+
     def _sibling(self, wanted: Bucket) -> tuple[Gpu, Entry] | None:
         """The nearest fitting entry of the same architecture's other GPUs; of equals, that of the nearest SM count."""
         found = []
-        for sibling in CATALOGUE:
-            if sibling.arch == self.gpu.arch and sibling.name != self.gpu.name:
-                nearest = _nearest([entry for entry in self._entries(sibling) if fits(entry, self.gpu)], wanted)
-                found += [(sibling, nearest)] if nearest else []
-        return min(found, key=lambda pair: (_distance(pair[1].bucket, wanted), abs(pair[0].sms - self.gpu.sms)), default=None)
+        for sibling in self.siblings():
+            entry = nearest([entry for entry in self.entries(sibling) if fits(entry, self.gpu)], wanted)
+            found += [(sibling, entry)] if entry else []
+        return min(found, key=lambda pair: (distance(pair[1].bucket, wanted), abs(pair[0].sms - self.gpu.sms)), default=None)
 
 
 def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candidate]:
@@ -153,24 +168,7 @@ def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candid
         yield Candidate(step=step, plan=plan, entry=entry, why=why)
 
 
-def _nearest(entries: Iterable[Entry], wanted: Bucket) -> Entry | None:
-    alike = [entry for entry in entries if all(getattr(entry.bucket, name) == getattr(wanted, name) for name in _SAME)]
-    return min(alike, key=lambda entry: (_distance(entry.bucket, wanted), entry.bucket), default=None)
-
-
-def _distance(served: Bucket, wanted: Bucket) -> tuple[bool, float, float]:
-    """Other flags first, then octaves of seqlen, then of batch * heads.
-
-    Flags never exclude: the module is rendered for the problem's own, whichever the plan was tuned with.
-    """
-    return (
-        any(getattr(served, name) != getattr(wanted, name) for name in _FLAGS),
-        abs(math.log2(served.seqlen / wanted.seqlen)),
-        abs(math.log2(served.batch_heads / wanted.batch_heads)),
-    )
-
-
 def _difference(served: Bucket, wanted: Bucket) -> str:
-    names = [name for name in ("seqlen", "batch_heads", *_FLAGS) if getattr(served, name) != getattr(wanted, name)]
+    names = [name for name in ("seqlen", "batch_heads", *FLAGS) if getattr(served, name) != getattr(wanted, name)]
     words = [f"{name} {getattr(served, name)} for {getattr(wanted, name)}" for name in names]
     return f"{served} ({', '.join(words) or 'the same bucket'})"

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import click
 
-from latune.cache.store import check_writable, read_file, write_entries
+from latune.cache.resolve import starting_plans
+from latune.cache.store import check_writable, read_cache, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.codegen.space import Space
+from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
+from latune.tuner.transfer import transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
-_STARTS = 4
+# Winners of neighbouring buckets that are tried early; when nothing is searched they are all that is tried.
+_STARTS = 6
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
 _COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
@@ -69,26 +74,53 @@ class Session:
         say(f"tuning {len(first)} problems for {title}, {how} (evidence: {self.target.evidence})")
         return list(first.values())
 
-    def tune(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
+    def search(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
-        deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
         with TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps) as progress:
-            for index, problem in enumerate(problems):
-                share_s = None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
-                self._tune(problem, spaces, replace(settings, time_budget_s=share_s), progress)
+            for problem, share_s in self._shares(problems, settings.time_budget_s):
+                limited = replace(settings, time_budget_s=share_s)
+                self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=progress.on_trial))
                 progress.finish(problem)
-                if self.interrupted:
-                    return
 
-    def _tune(self, problem: Problem, spaces: Mapping[str, Space], settings: Settings, progress: TuningProgress) -> None:
+    def transfer(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
+        """As ``search``, from the winners of neighbouring buckets alone; buckets that have an entry are passed over."""
+        unknown = self._unknown(problems)
+        if len(unknown) < len(problems):
+            say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
+        for number, (problem, share_s) in enumerate(self._shares(unknown, settings.time_budget_s), start=1):
+            if share_s == 0:
+                say(f"the time is up, {len(unknown) - number + 1} problems are left: the same command goes on with them")
+                return
+            self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
+            if problem in self.tuned:
+                entry = self.tuned[problem].entry
+                times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
+                say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+
+    def _unknown(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Those whose buckets have no entry that is as good as this run's would be."""
+        known = read_cache(self.target.gpu, template_sha256=template_sha256()).entries
+        evidence = {bucket: entry.evidence for bucket, entry in known.items()}
+        poorer = (None, "static") if self.target.evidence == "measured" else (None,)
+        return [problem for problem in problems if evidence.get(problem.bucket()) in poorer]
+
+    def _shares(self, problems: Sequence[Problem], budget_s: float | None) -> Iterator[tuple[Problem, float | None]]:
+        """Each problem with its share of the time that is left, until Ctrl-C."""
+        deadline = None if budget_s is None else time.monotonic() + budget_s
+        for index, problem in enumerate(problems):
+            if self.interrupted:
+                return
+            yield problem, None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
+
+    def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
+        """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
         if problem.compulsory_bytes > self.target.gpu.memory_gib * 2**30:
             self._fail(problem, f"its tensors exceed the {self.target.gpu.memory_gib} GiB of {self.target.gpu.title}")
             return
-        evaluator = self.target.evaluator(problem)
-        starts = [plan for plan, _ in islice(resolve(problem, self.target.gpu).candidates, _STARTS)]
+        starts = islice(starting_plans(problem, self.target.gpu, template_sha256=template_sha256()), _STARTS)
         try:
-            tuned = tune_problem(problem, spaces, evaluator, settings, starts=starts, on_trial=progress.on_trial)
+            tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=list(starts))
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
         except KeyboardInterrupt:

@@ -48,6 +48,7 @@ _TRIALS = {"measured": 100, "static": 24}
     help="Evaluations of each kernel.  [default: 100 measured, 24 static]",
 )
 @click.option("--time-budget", "time_budget_s", type=DurationType(), help="For all searches together; such as 10m.")
+@click.option("--transfer", is_flag=True, help="Search nothing: race the winners of the nearest buckets on these shapes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same search.")
 @click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep an earlier run's evaluations, or forget them.")
@@ -70,6 +71,7 @@ def tune(
     final_state: bool,
     trials: int | None,
     time_budget_s: float | None,
+    transfer: bool,
     seed: int,
     storage: str | None,
     resume: bool,
@@ -96,8 +98,8 @@ def tune(
             time_budget_s=time_budget_s,
         )
         session = Session(target=target, output=output)
-        problems = session.announce(problems)
-        session.tune(problems, spaces, settings)
+        tune_all = session.transfer if transfer else session.search
+        tune_all(session.announce(problems), spaces, settings)
     if not as_json:
         session.print_table()
     # The worker has left the GPU: the call has all of its memory.

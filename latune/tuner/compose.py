@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
-from latune.codegen.space import Space
+from latune.codegen.space import Space, load_space
 from latune.config import Config
 from latune.gpu import Gpu
 from latune.plan import FORMS, KERNELS, Plan, Step
@@ -22,6 +22,13 @@ Spaces = Mapping[str, Space]
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
+
+
+def all_spaces(own: Spaces | None = None) -> Spaces:
+    """The shipped search spaces by ``Kernel.space``, those of ``own`` in their places."""
+    own = own or {}
+    shipped = {kernel.space for kernel in KERNELS.values()}
+    return {name: own[name] if name in own else load_space(name) for name in sorted(shipped)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,15 @@ class Composer:
         defaults = [self._default(form) for form in self.forms[:1]]
         return list(dict.fromkeys([*plans, *defaults, *filter(self._allows, pinned)]))
 
+    def fit(self, plans: Sequence[Plan]) -> list[Plan]:
+        """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default."""
+        complete = [plan for plan in plans if tuple(step.kernel for step in plan.steps) in self.forms]
+        fitted = [
+            Plan(tuple(Step(kernel=step.kernel, config=self._fitted(step.kernel, step.config)) for step in plan.steps))
+            for plan in complete
+        ]
+        return list(dict.fromkeys([*fitted, self._default(self.forms[0])]))
+
     def _serves(self, name: str) -> bool:
         return self.space(name).serves(self.problem, self.gpu, KERNELS[name])
 
@@ -71,10 +87,12 @@ class Composer:
             yield Plan(tuple(Step(kernel=name, config=self._fitted(name, chosen[_ranked_as(name)])) for name in form))
 
     def _fitted(self, name: str, config: Config) -> Config:
-        """The config itself where the kernel's space allows it, else the nearest that it does allow."""
+        """The config itself where the kernel's space allows it, else the nearest that it does, of its algorithm if there is one."""
         if self._feasible(name, config):
             return config
-        nearest = Grid(self.space(name), self.problem, self.gpu, KERNELS[name]).nearest(config.values())
+        grid = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
+        others = {other for other in grid.configs if other.algorithm != config.algorithm}
+        nearest = grid.nearest(config.values(), others) or grid.nearest(config.values())
         assert nearest is not None, f"the form's kernels are served, {name} among them"
         return nearest
 

@@ -6,28 +6,22 @@ because the launches of a plan share caches and gaps.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from latune.cache.entry import Entry, utc_now
-from latune.codegen.render import template_sha256
-from latune.codegen.space import load_space
+from latune.cache.entry import Entry
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
-from latune.tuner.compose import Composer, Spaces
+from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
+from latune.tuner.podium import entry_of, podium, study_name
 from latune.tuner.search import SearchResult, TrialEvent, search
 from latune.tuner.target import open_target
-from latune.tuner.timing import roof_ms
 
-_TIE = 1.01
-_ALTERNATES = 3
 # Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
 # from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
 _BATCHES = 8
@@ -121,25 +115,14 @@ def tune_problem(
     on_trial: OnTrial | None = None,
 ) -> Tuned:
     """As ``tune``, with everything that was found on the way."""
-    spaces = {name: load_space(name) for name in {"stream", "dkdv"} - (space or {}).keys()} | dict(space or {})
-    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=spaces)
+    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=tuple(starts), on_trial=on_trial).run()
     plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
     raced = tuple(zip(plans, evaluate.race(plans), strict=True))
-    entry = _entry(problem, evaluate, settings.seed, _podium(raced, evaluate, searches))
-    return Tuned(entry=entry, searches=searches, finalists=raced)
-
-
-def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
-    """Names all that stored evaluations depend on: they are of use to no other problem, toolchain or templates."""
-    shape = "x".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
-    flags = [flag for flag in ("has_initial_state", "needs_final_state", "varlen") if getattr(problem, flag)]
-    toolchain = evaluate.toolchain
-    # torch, CUDA and driver have no part in what is only compiled.
-    drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
-    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, template_sha256()[:8]]
-    parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
-    return re.sub(r"[^\w.-]", "-", "-".join(parts))
+    ranked = podium(raced, evaluate)
+    if not ranked:
+        raise LatuneError(_nothing_passed(raced, searches))
+    return Tuned(entry=entry_of(problem, ranked, evaluate, seed=settings.seed), searches=searches, finalists=raced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,56 +167,8 @@ class _Searches:
         )
 
 
-def _entry(problem: Problem, evaluate: Evaluator, seed: int, podium: Sequence[tuple[Plan, Measurement]]) -> Entry:
-    """The cache's entry for the plans that passed, the winner first."""
-    plan, measurement = podium[0]
-    return Entry(
-        bucket=problem.bucket(),
-        batch=problem.batch,
-        num_heads=problem.num_heads,
-        seqlen=problem.seqlen,
-        plan=plan,
-        alternates=tuple(other for other, _ in podium[1 : 1 + _ALTERNATES]),
-        measurement=measurement,
-        evidence=evaluate.evidence,
-        resources=evaluate.resources(plan),
-        roof_ms=roof_ms(problem.compulsory_bytes, evaluate.bandwidth_gbps),
-        toolchain=evaluate.toolchain,
-        template_sha256=template_sha256(),
-        tuned_at=utc_now(),
-        study=study_name(problem, evaluate, seed),
-    )
-
-
 def _configs(result: SearchResult) -> list[Config]:
     return [trial.config for trial in result.ranked]
-
-
-def _podium(
-    raced: Sequence[tuple[Plan, Measurement]], evaluate: Evaluator, searches: Mapping[str, SearchResult]
-) -> list[tuple[Plan, Measurement]]:
-    """The plans that passed, fastest first; among those within a tie of the fastest the canonical one is moved to the top.
-
-    Raises:
-        LatuneError: none passed.
-    """
-    ranked = sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
-    if not ranked:
-        raise LatuneError(_nothing_passed(raced, searches))
-    tied = [pair for pair in ranked if _median_ms(pair) <= _TIE * _median_ms(ranked[0])]
-    winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate))
-    return [winner, *(pair for pair in ranked if pair is not winner)]
-
-
-def _median_ms(pair: tuple[Plan, Measurement]) -> float:
-    assert pair[1].median_ms is not None, "an ok measurement has a median"
-    return pair[1].median_ms
-
-
-def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, str]:
-    """Less shared memory, then fewer stages, then the order of the text: reruns agree."""
-    shared_bytes = max(kernel.shared_bytes for kernel in evaluate.resources(plan))
-    return shared_bytes, max(step.config.num_stages for step in plan.steps), json.dumps(plan.to_json(), sort_keys=True)
 
 
 def _nothing_passed(raced: Sequence[tuple[Plan, Measurement]], searches: Mapping[str, SearchResult]) -> str:

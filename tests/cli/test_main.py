@@ -39,6 +39,7 @@ SURFACE = {
         "--final-state",
         "--trials",
         "--time-budget",
+        "--transfer",
         "--seed",
         "--storage",
         "--resume/--fresh",

@@ -161,6 +161,19 @@ def test_a_race_that_fails_as_a_whole_leaves_the_plans_own_times(builds: Builds,
     assert [measurement.median_ms for measurement in raced] == [4.0, 2.0, 8.0]
 
 
+def test_a_race_in_the_running_process_is_one(builds: Builds, plans: list[Plan], too_large: Plan) -> None:
+    worker = FakeWorker()
+    raced = MeasuredEvaluator(PROBLEM, GPU, builds, worker).race_here([plans[0], too_large, plans[1]])
+    assert (worker.races, worker.restarts, worker.calls) == (1, 0, [])
+    assert [measurement.median_ms for measurement in raced] == [5.0, None, 3.0]
+
+
+def test_a_race_in_the_running_process_that_falls_is_run_one_by_one(builds: Builds, plans: list[Plan]) -> None:
+    worker = FakeWorker(races=1, race_fails=tuple(plans))
+    raced = MeasuredEvaluator(PROBLEM, GPU, builds, worker).race_here(plans)
+    assert [measurement.median_ms for measurement in raced] == [4.0, 2.0, 8.0]
+
+
 def test_evaluators_say_what_an_entry_needs(builds: Builds, plans: list[Plan]) -> None:
     static, measured = StaticEvaluator(PROBLEM, GPU, builds), MeasuredEvaluator(PROBLEM, GPU, builds, FakeWorker())
     assert (static.evidence, static.bandwidth_gbps) == ("static", 4800)

@@ -1,0 +1,77 @@
+"""Raced plans -> the winner among them, and its entry for the cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from latune.cache.entry import Entry, utc_now
+from latune.codegen.render import template_sha256
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.evaluators import Evaluator
+from latune.tuner.timing import roof_ms
+
+Raced = Sequence[tuple[Plan, Measurement]]
+
+_TIE = 1.01
+_ALTERNATES = 3
+
+
+def podium(raced: Raced, evaluate: Evaluator) -> list[tuple[Plan, Measurement]]:
+    """The plans that passed, fastest first; among those within a tie of the fastest the canonical one is moved to the top."""
+    ranked = sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
+    tied = [pair for pair in ranked if _median_ms(pair) <= _TIE * _median_ms(ranked[0])]
+    winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate), default=None)
+    return [*([winner] if winner else []), *(pair for pair in ranked if pair is not winner)]
+
+
+def entry_of(problem: Problem, ranked: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:
+    """The cache's entry for what came out of ``podium``.
+
+    Args:
+        ranked: the winner first; at least one plan.
+        evidence: None: the evaluator's.
+    """
+    plan, measurement = ranked[0]
+    return Entry(
+        bucket=problem.bucket(),
+        batch=problem.batch,
+        num_heads=problem.num_heads,
+        seqlen=problem.seqlen,
+        plan=plan,
+        alternates=tuple(other for other, _ in ranked[1 : 1 + _ALTERNATES]),
+        measurement=measurement,
+        evidence=evidence or evaluate.evidence,
+        resources=evaluate.resources(plan),
+        roof_ms=roof_ms(problem.compulsory_bytes, evaluate.bandwidth_gbps),
+        toolchain=evaluate.toolchain,
+        template_sha256=template_sha256(),
+        tuned_at=utc_now(),
+        study=study_name(problem, evaluate, seed),
+    )
+
+
+def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
+    """Names all that stored evaluations depend on: they are of use to no other problem, toolchain or templates."""
+    shape = "x".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
+    flags = [flag for flag in ("has_initial_state", "needs_final_state", "varlen") if getattr(problem, flag)]
+    toolchain = evaluate.toolchain
+    # torch, CUDA and driver have no part in what is only compiled.
+    drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
+    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, template_sha256()[:8]]
+    parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
+    return re.sub(r"[^\w.-]", "-", "-".join(parts))
+
+
+def _median_ms(pair: tuple[Plan, Measurement]) -> float:
+    assert pair[1].median_ms is not None, "an ok measurement has a median"
+    return pair[1].median_ms
+
+
+def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, str]:
+    """Less shared memory, then fewer stages, then the order of the text: reruns agree."""
+    shared_bytes = max(kernel.shared_bytes for kernel in evaluate.resources(plan))
+    return shared_bytes, max(step.config.num_stages for step in plan.steps), json.dumps(plan.to_json(), sort_keys=True)

@@ -1,0 +1,48 @@
+"""Which entries lie near a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from latune.cache.entry import DeviceCache, Entry
+from latune.cache.nearby import by_likeness
+from latune.cache.resolve import starting_plans
+from latune.gpu import find_gpu
+from latune.plan import Plan
+from latune.problem import Problem
+
+EntryOf = Callable[..., Entry]
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+
+def test_likeness_counts_octaves_alike_and_other_dtypes_last(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    changes: list[dict[str, object]] = [
+        {"dtype": "fp16", "decay": "none"},
+        {"dtype": "fp16"},
+        {"seqlen": 8192, "batch": 8},
+        {"batch": 8},
+        {"seqlen": 8192},
+        {},
+    ]
+    strangers: list[dict[str, object]] = [{"head_dim_k": 64}, {"direction": "bwd"}]
+    entries = [entry_of(problem_of(**change)) for change in (*changes, *strangers)]
+    found = by_likeness(entries, problem_of().bucket())
+    assert [entry.bucket for entry in found] == [problem_of(**change).bucket() for change in reversed(changes)]
+
+
+def test_starting_plans_are_winners_then_alternates_and_this_gpus_first(
+    entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf
+) -> None:
+    h200, h100 = find_gpu("h200"), find_gpu("h100")
+
+    def entry(number: int, **changes: object) -> Entry:
+        return entry_of(problem_of(**changes), plan=plan_of(block_n=number), alternates=(plan_of(block_n=10 * number),))
+
+    caches = [
+        DeviceCache.of(h100, [entry(1)]),
+        DeviceCache.of(h200, [entry(2, seqlen=64), entry(3), entry(1, dtype="fp16")]),
+    ]
+    plans = list(starting_plans(problem_of(), h200, template_sha256=entry_of().template_sha256, caches=caches))
+    assert plans == [plan_of(block_n=number) for number in (3, 2, 1, 30, 20, 10)]
+    assert not list(starting_plans(problem_of(), h200, template_sha256="b" * 64, caches=caches))

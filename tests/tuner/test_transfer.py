@@ -1,0 +1,84 @@
+"""Plans of other problems raced on this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+import pytest
+
+from latune.cache.entry import Resources
+from latune.errors import LatuneError
+from latune.gpu import Gpu, find_gpu
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.transfer import transfer_problem
+
+LONG = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=64, seqlen=32768, head_dim_k=128, head_dim_v=128
+)
+
+
+@dataclass
+class Raced:
+    """Gives plans the times of ``ms``, by number of segments; what has no time there fails."""
+
+    ms: Mapping[object, float]
+    evidence: str = "measured"
+    gpu: Gpu = field(default_factory=lambda: find_gpu("h200"))
+    bandwidth_gbps: float = 4000.0
+    plans: list[Plan] = field(default_factory=list)
+    toolchain: Mapping[str, str | None] = field(
+        default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")
+    )
+
+    def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
+        self.plans += plans
+        return [self._judge(plan.steps[0].config.values().get("SEGMENTS")) for plan in plans]
+
+    def _judge(self, segments: object) -> Measurement:
+        if segments in self.ms:
+            return Measurement(outcome="ok", median_ms=self.ms[segments], samples=int(self.evidence == "measured"))
+        return Measurement(outcome="illegal_access", detail="it fell")
+
+    def resources(self, plan: Plan) -> tuple[Resources, ...]:
+        return (Resources(name="o_kernel", registers=100, spill_bytes=0, shared_bytes=1, num_warps=8),)
+
+
+@pytest.fixture
+def starts(fake_builds: ModuleType) -> list[Plan]:
+    """Splits in 8 and, more than this problem allows, 64 segments."""
+    return [
+        fake_builds.one("o", fake_builds.config(algorithm="split", segments=segments, num_stages=3)) for segments in (8, 64)
+    ]
+
+
+def segments(plan: Plan) -> object:
+    return plan.steps[0].config.values().get("SEGMENTS")
+
+
+def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: list[Plan]) -> None:
+    evaluate = Raced(ms={None: 0.5, 8: 0.2, 16: 0.3})
+    tuned = transfer_problem(LONG, None, evaluate, starts)
+    assert (tuned.entry.plan, tuned.entry.evidence) == (starts[0], "transferred")
+    assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
+    assert [segments(plan) for plan in evaluate.plans] == [8, 16, None]
+    assert [segments(plan) for plan in tuned.entry.alternates] == [16, None]
+    assert not tuned.searches and not tuned.interrupted
+
+
+def test_what_is_only_predicted_stays_static(starts: list[Plan]) -> None:
+    assert transfer_problem(LONG, None, Raced(ms={8: 0.2}, evidence="static"), starts).entry.evidence == "static"
+
+
+def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
+    evaluate = Raced(ms={None: 0.5})
+    plan = transfer_problem(replace(LONG, direction="bwd"), None, evaluate, starts).entry.plan
+    assert evaluate.plans == [plan] and plan.outputs == ("dq", "dk", "dv")
+
+
+def test_when_none_passes_the_way_out_is_named(starts: list[Plan]) -> None:
+    with pytest.raises(LatuneError, match=r"none of 3 plans of its neighbours passed; it fell; .* without --transfer"):
+        transfer_problem(LONG, None, Raced(ms={}), starts)
