@@ -33,6 +33,8 @@ INTERRUPTED = 130
 
 # Winners of neighbouring buckets that are tried early; when nothing is searched they are all that is tried.
 _STARTS = 6
+# Of a device's memory, for the tensors of one problem: it is verified and timed on several copies of them.
+_TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
 _COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
@@ -61,18 +63,28 @@ class Session:
 
         Raises:
             CacheError: the result could not be written.
+            LatuneError: none of the problems fits the GPU.
         """
         check_writable(self.target.gpu, self.output)
         first: dict[Bucket, Problem] = {}
-        for problem in problems:
+        for problem in filter(self._fits, problems):
             if first.setdefault(problem.bucket(), problem) is not problem:
                 say(f"leaving out {problem}: {first[problem.bucket()]} is of the same bucket, {problem.bucket()}")
         title = self.target.gpu.title
+        if not first:
+            raise LatuneError(f"none of {len(problems)} problems fits {title}: choose smaller shapes")
         if self.target.worker:
             _warn_of_a_shared_device(self.target.worker.device())
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
         say(f"tuning {len(first)} problems for {title}, {how} (evidence: {self.target.evidence})")
         return list(first.values())
+
+    def _fits(self, problem: Problem) -> bool:
+        memory_gib = self.target.gpu.memory_gib * (_TIMED_SHARE if self.target.worker else 1)
+        fits = problem.compulsory_bytes <= memory_gib * 2**30
+        if not fits:
+            say(f"leaving out {problem}: its tensors take more than {memory_gib:.0f} GiB")
+        return fits
 
     def search(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
@@ -115,9 +127,6 @@ class Session:
 
     def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
-        if problem.compulsory_bytes > self.target.gpu.memory_gib * 2**30:
-            self._fail(problem, f"its tensors exceed the {self.target.gpu.memory_gib} GiB of {self.target.gpu.title}")
-            return
         starts = islice(starting_plans(problem, self.target.gpu, template_sha256=template_sha256()), _STARTS)
         try:
             tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=list(starts))

@@ -87,7 +87,7 @@ class Composer:
             yield Plan(tuple(Step(kernel=name, config=self._fitted(name, chosen[_ranked_as(name)])) for name in form))
 
     def _fitted(self, name: str, config: Config) -> Config:
-        """The config itself where the kernel's space allows it, else the nearest that it does, of its algorithm if there is one."""
+        """The config itself where the kernel's space allows it, else the nearest it allows, if possible of the algorithm."""
         if self._feasible(name, config):
             return config
         grid = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])

@@ -8,7 +8,9 @@ from latune.errors import SpaceError
 
 def test_the_shipped_presets():
     presets = read_presets()
-    assert {"default", "reference", "minimax-01"} == set(presets)
+    models = {"minimax-01", "ling-2.5", "transnormer-7b", "retnet", "long-context"}
+    assert {"default", "reference", "grid", "grid-core", *models} == set(presets)
+    assert set(presets["grid-core"].shapes) < set(presets["grid"].shapes) and len(presets["grid"].shapes) == 7 * 9 * 7
     assert set(map(str, presets["default"].shapes)) <= set(map(str, presets["reference"].shapes))
     assert "4,32,8192,128" in map(str, presets["reference"].shapes)
     assert {(shape.num_heads, shape.head_dim_k) for shape in presets["minimax-01"].shapes} == {(64, 128)}
@@ -20,9 +22,12 @@ def test_the_shipped_presets():
         ("- 1,2,3,16", "expected presets by name, got list"),
         ("", "expected presets by name, got NoneType"),
         ("a: [", "expected a YAML file of presets"),
-        ("a: {shapes: [1,2,3,16]}", "a: expected the keys about and shapes, got shapes"),
-        ("a: 1,2,3,16", "a: expected the keys about and shapes, got '1,2,3,16'"),
-        ("a: {about: x, shapes: [], more: 1}", "a: expected the keys about and shapes, got about, shapes, more"),
+        ("a: {shapes: [1,2,3,16]}", "a: expected the keys about and shapes, or about and product, got shapes"),
+        ("a: 1,2,3,16", "a: expected the keys about and shapes, or about and product, got '1,2,3,16'"),
+        ("a: {about: x, shapes: [], more: 1}", "a: expected the keys about and shapes, .* got about, shapes, more"),
+        ("a: {about: x, product: [1]}", "a.product: expected lists for batch_heads, seqlen, head_dims, got"),
+        ("a: {about: x, product: {batch_heads: 1, seqlen: [2], head_dims: [16]}}", "a.product: expected lists for"),
+        ("a: {about: x, product: {batch_heads: [1], seqlen: [2], head_dims: [17]}}", "a.product: expected head dims"),
         ("a: {about: '', shapes: ['1,2,3,16']}", "a.about: expected a sentence"),
         ("a: {about: x, shapes: []}", "a.shapes: expected a list of shapes"),
         ("a: {about: x, shapes: '1,2,3,16'}", "a.shapes: expected a list of shapes"),
