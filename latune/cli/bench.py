@@ -13,7 +13,15 @@ import click
 import torch
 
 from latune.cli.contest import Result, contest, make_case
-from latune.cli.options import ShapeType, decay_option, direction_option, dtype_option, local_gpu
+from latune.cli.options import (
+    ShapeType,
+    chosen_shapes,
+    decay_option,
+    direction_option,
+    dtype_option,
+    local_gpu,
+    preset_option,
+)
 from latune.cli.output import milliseconds, print_table, say, share_of_roof, write_text
 from latune.cli.peers import LINEAR
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
@@ -60,7 +68,8 @@ class Report:
 
 
 @click.command(short_help="latune, PyTorch and peers side by side.")
-@click.option("--shape", "shapes", type=ShapeType(), multiple=True, help=f"Repeatable.  [default: {EXAMPLE}]")
+@click.option("--shape", "shapes", type=ShapeType(), multiple=True, help=f"Repeatable.  [default: {EXAMPLE}, without --preset]")
+@preset_option("Time a named set of shapes, as `latune tune` knows them.")
 @dtype_option
 @direction_option
 @decay_option
@@ -71,18 +80,19 @@ class Report:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write JSON to this file; -: to stdout, without the tables.",
 )
-def bench(shapes: Sequence[Shape], dtype: str, direction: str, decay: str, json_path: Path | None) -> None:
+def bench(shapes: Sequence[Shape], preset: str | None, dtype: str, direction: str, decay: str, json_path: Path | None) -> None:
     """Times latune, PyTorch and installed peers (fla, lightning_attn) on this machine's GPU.
 
     In one process, in turns, with a cold L2 cache: medians of the GPU's time with their 95% intervals. Every output is
     checked against float64 first: what is wrong or cannot run is listed as such. The roof is the time in which the GPU
     copies as many bytes as any implementation must move. SDPA computes softmax attention, another function.
     """
+    chosen = chosen_shapes(shapes, preset) or [parse_shape(EXAMPLE)]
     gpu = local_gpu()
     if gpu is None:
         raise LatuneError("bench needs a CUDA GPU, and this machine has none: run it where there is one")
     stopwatch = Stopwatch()
-    problems = problems_of(shapes or [parse_shape(EXAMPLE)], direction=direction, dtype=dtype, decay=decay)
+    problems = problems_of(chosen, direction=direction, dtype=dtype, decay=decay)
     reports = []
     for report in _reports(problems, gpu, stopwatch):
         reports.append(report)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 import torch
 
 from latune.cli.output import say
+from latune.cli.presets import read_presets
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape
 from latune.gpu import Gpu, find_gpu
 from latune.ops.dispatch import device_gpu
@@ -56,6 +57,20 @@ def gpu_option(command: Command) -> Command:
 
 def shapes_option(text: str) -> Callable[[Command], Command]:
     return click.option("--shape", "shapes", type=ShapeType(), multiple=True, help=f"{text} Repeatable; such as {EXAMPLE}.")
+
+
+def preset_option(text: str) -> Callable[[Command], Command]:
+    return click.option("--preset", metavar="NAME", help=text)
+
+
+def chosen_shapes(shapes: Sequence[Shape], preset: str | None) -> list[Shape]:
+    """The shapes named one by one, then those of the preset."""
+    if preset is None:
+        return list(shapes)
+    presets = read_presets()
+    if preset not in presets:
+        raise click.BadParameter(f"expected one of {', '.join(presets)}, got {preset!r}", param_hint="--preset")
+    return [*shapes, *presets[preset].shapes]
 
 
 def dtype_option(command: Command) -> Command:

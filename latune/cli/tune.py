@@ -10,17 +10,18 @@ import click
 from latune.cli.options import (
     DurationType,
     chosen_gpu,
+    chosen_shapes,
     decay_option,
     direction_option,
     dtype_option,
     gpu_option,
     json_option,
+    preset_option,
     shapes_option,
     states_options,
     workers_option,
 )
 from latune.cli.output import print_json
-from latune.cli.presets import read_presets
 from latune.cli.session import Session
 from latune.cli.shapes import Shape, problems_of
 from latune.codegen.space import Space, load_space
@@ -37,7 +38,7 @@ _TRIALS = {"measured": 100, "static": 24}
 @click.command(short_help="Tunes shapes for a GPU.")
 @gpu_option
 @shapes_option("Tune this shape.")
-@click.option("--preset", metavar="NAME", help="Tune a named set of shapes.  [default: default, without --shape]")
+@preset_option("Tune a named set of shapes.  [default: default, without --shape]")
 @dtype_option
 @direction_option
 @decay_option
@@ -87,7 +88,9 @@ def tune(
     stopped. Ctrl-C keeps the best so far and exits with 130.
     """
     states = {"initial_state": initial_state, "final_state": final_state}
-    problems = problems_of(_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
+    if preset is None and not shapes:
+        preset = _DEFAULT_PRESET
+    problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
     spaces = _spaces(space_files)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
         settings = Settings(
@@ -109,16 +112,6 @@ def tune(
     elif call is not None:
         click.echo(str(call))
     session.exit()
-
-
-def _shapes(shapes: Sequence[Shape], preset: str | None) -> list[Shape]:
-    """The shapes named one by one, then those of the preset."""
-    if shapes and preset is None:
-        return list(shapes)
-    presets, name = read_presets(), _DEFAULT_PRESET if preset is None else preset
-    if name not in presets:
-        raise click.BadParameter(f"expected one of {', '.join(presets)}, got {name!r}", param_hint="--preset")
-    return [*shapes, *presets[name].shapes]
 
 
 def _spaces(files: Sequence[Path]) -> dict[str, Space]:

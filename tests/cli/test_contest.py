@@ -12,10 +12,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from latune.cli import bench as command
+from latune.cli import options
 from latune.cli.accuracy import relative_rms
 from latune.cli.bench import Report, print_report
 from latune.cli.contest import contest, make_case
 from latune.cli.peers import LINEAR, PEERS, SOFTMAX, Peer, softmax_reference
+from latune.cli.presets import Preset
+from latune.cli.shapes import parse_shape
 from latune.cli.stopwatch import Timer
 from latune.ops import reference
 from latune.problem import Problem
@@ -195,6 +198,14 @@ def bench_on_the_cpu(run, monkeypatch):
     monkeypatch.setattr(command, "local_gpu", lambda: h200)
     monkeypatch.setattr(command, "Stopwatch", Watch)
     return run
+
+
+def test_a_preset_is_timed_after_the_shapes_named(bench_on_the_cpu, own_cache, monkeypatch):
+    preset = Preset(about="Short ones.", shapes=(parse_shape("1,1,48,16"), parse_shape("1,2,32,16")))
+    monkeypatch.setattr(options, "read_presets", lambda: {"short": preset})
+    arguments = ("--shape", "1,2,32,16", "--preset", "short", "--dtype", "fp32", "--direction", "fwd", "--json", "-")
+    document = json.loads(bench_on_the_cpu("bench", *arguments).stdout)
+    assert [(case["num_heads"], case["seqlen"]) for case in document["cases"]] == [(2, 32), (1, 48)]
 
 
 def test_json_goes_to_stdout_or_to_a_file_beside_the_tables(bench_on_the_cpu, own_cache, tmp_path):

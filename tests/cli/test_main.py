@@ -15,7 +15,7 @@ from latune.cli.main import _show_warning, cli
 ROOT = Path(__file__).resolve().parents[2]
 
 SURFACE = {
-    "bench": ["--shape", "--dtype", "--direction", "--decay", "--json"],
+    "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json"],
     "generate": [
         "--gpu",
         "--shape",
@@ -119,7 +119,14 @@ def test_a_head_dim_that_would_be_padded_is_told_what_to_give(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["tune", "--preset", "nothing"], ["tune", "--time-budget", "soon"], ["tune", "--dtype", "int8"], ["nothing"]]
+    "arguments",
+    [
+        ["tune", "--preset", "nothing"],
+        ["bench", "--preset", "nothing"],
+        ["tune", "--time-budget", "soon"],
+        ["tune", "--dtype", "int8"],
+        ["nothing"],
+    ],
 )
 def test_usage_errors_exit_with_2(run, arguments):
     assert run(*arguments).exit_code == 2
