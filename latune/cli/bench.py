@@ -12,7 +12,8 @@ from textwrap import shorten
 import click
 import torch
 
-from latune.cli.contest import Result, contest, make_case
+from latune.cli.case import LINEAR, make_case
+from latune.cli.contest import contest
 from latune.cli.options import (
     ShapeType,
     chosen_shapes,
@@ -23,7 +24,7 @@ from latune.cli.options import (
     preset_option,
 )
 from latune.cli.output import milliseconds, print_table, say, share_of_roof, write_text
-from latune.cli.peers import LINEAR
+from latune.cli.result import Result
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
 from latune.cli.stopwatch import Stopwatch
 from latune.errors import LatuneError
@@ -81,7 +82,7 @@ class Report:
     help="Write JSON to this file; -: to stdout, without the tables.",
 )
 def bench(shapes: Sequence[Shape], preset: str | None, dtype: str, direction: str, decay: str, json_path: Path | None) -> None:
-    """Times latune, PyTorch and installed peers (fla, lightning_attn) on this machine's GPU.
+    """Times latune, PyTorch and installed peers (fla, mlstm_kernels, lightning_attn) on this machine's GPU.
 
     In one process, in turns, with a cold L2 cache: medians of the GPU's time with their 95% intervals. Every output is
     checked against float64 first: what is wrong or cannot run is listed as such. The roof is the time in which the GPU
@@ -162,4 +163,4 @@ def _note(result: Result) -> str:
     if result.verdict != "ok":
         note = f"{result.verdict}: {result.detail}" if result.detail else result.verdict
         return shorten(note, _NOTE_COLUMNS, placeholder=" …")
-    return "" if result.peer.function == LINEAR else f"{result.peer.function}: another function"
+    return result.peer.remark if result.peer.function == LINEAR else f"{result.peer.function}: another function"

@@ -15,8 +15,9 @@ from latune.cli import bench as command
 from latune.cli import options
 from latune.cli.accuracy import relative_rms
 from latune.cli.bench import Report, print_report
-from latune.cli.contest import contest, make_case
-from latune.cli.peers import LINEAR, PEERS, SOFTMAX, Peer, softmax_reference
+from latune.cli.case import LINEAR, SOFTMAX, make_case, softmax_reference
+from latune.cli.contest import contest
+from latune.cli.peers import PEERS, Peer
 from latune.cli.presets import Preset
 from latune.cli.shapes import parse_shape
 from latune.cli.stopwatch import Timer
@@ -52,14 +53,14 @@ def _peer(name, load, layout="BHND"):
     return Peer(name=name, function=LINEAR, layout=layout, load=load, package="torch")
 
 
-def _right(slopes):
-    return lambda q, k, v: reference.chunked(q, k, v, slopes)[0]
+def _right(case):
+    return lambda q, k, v: reference.chunked(q, k, v, case.slopes)[0]
 
 
-def _token_major(slopes):
+def _token_major(case):
     def operate(q, k, v):
         assert q.is_contiguous() and q.shape[1] == FWD.seqlen
-        return _right(slopes)(*(tensor.transpose(1, 2) for tensor in (q, k, v))).transpose(1, 2)
+        return _right(case)(*(tensor.transpose(1, 2) for tensor in (q, k, v))).transpose(1, 2)
 
     return operate
 
@@ -97,7 +98,7 @@ def test_a_right_peer_is_timed_in_its_own_layout(case, problem):
 @pytest.mark.parametrize("problem", [FWD, BWD])
 @pytest.mark.parametrize("spoil", [lambda o: 1.1 * o, lambda o: o * torch.nan, lambda o: o.roll(1, 2)])
 def test_a_wrong_peer_is_shown_and_not_timed(case, problem, spoil):
-    wrong = _peer("wrong", lambda slopes: lambda q, k, v: spoil(_right(slopes)(q, k, v)))
+    wrong = _peer("wrong", lambda case: lambda q, k, v: spoil(_right(case)(q, k, v)))
     results = contest(problem, case, FakeStopwatch(), peers=[GOOD, wrong], rounds=ROUNDS)
     assert [(result.peer.name, result.verdict) for result in results] == [("right", "ok"), ("wrong", "wrong")]
     assert results[1].timing is None and results[1].ratio is None and not results[1].error <= 5e-2
@@ -165,7 +166,7 @@ def test_a_nan_makes_the_error_nan():
 
 def test_the_table_says_what_each_row_is(case, capsys):
     softmax = Peer(name="attention", function=SOFTMAX, layout="BHND", load=lambda _: _attend, package="torch")
-    doubled = _peer("doubled", lambda slopes: lambda q, k, v: 2 * _right(slopes)(q, k, v))
+    doubled = _peer("doubled", lambda case: lambda q, k, v: 2 * _right(case)(q, k, v))
     peers = [GOOD, softmax, doubled, _peer("absent", _missing)]
     results = contest(FWD, case, FakeStopwatch(), peers=peers, rounds=ROUNDS)
     print_report(Report(problem=FWD, roof_ms=0.5, served="exact bucket", results=results))
