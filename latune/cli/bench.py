@@ -14,6 +14,7 @@ import torch
 
 from latune.cli.case import LINEAR, make_case
 from latune.cli.contest import contest
+from latune.cli.hosttime import HostTime
 from latune.cli.options import (
     ShapeType,
     chosen_shapes,
@@ -34,7 +35,20 @@ from latune.problem import Problem
 from latune.tuner.runner import toolchain
 from latune.tuner.timing import roof_ms
 
-_COLUMNS = ("peer", "ms", "95%", "of roof", "times latune", "host ms", "error", "extra MiB", "/ outputs", "note")
+_COLUMNS = (
+    "peer",
+    "ms",
+    "95%",
+    "of roof",
+    "times latune",
+    "host us",
+    "/ add",
+    "graph us",
+    "error",
+    "extra MiB",
+    "/ outputs",
+    "note",
+)
 _STDOUT = Path("-")
 # A driver's message may be a paragraph; the JSON has all of it.
 _NOTE_COLUMNS = 72
@@ -87,6 +101,10 @@ def bench(shapes: Sequence[Shape], preset: str | None, dtype: str, direction: st
     In one process, in turns, with a cold L2 cache: medians of the GPU's time with their 95% intervals. Every output is
     checked against float64 first: what is wrong or cannot run is listed as such. The roof is the time in which the GPU
     copies as many bytes as any implementation must move. SDPA computes softmax attention, another function.
+
+    Host time is the wall time of an eager call (backward: of a forward and backward step) of many in a row, where the GPU
+    does not hold it up, also in multiples of a `torch.add` of tiny tensors; beside it the GPU's time of the same call,
+    replayed from a CUDA graph, where it can be captured.
     """
     chosen = chosen_shapes(shapes, preset) or [parse_shape(EXAMPLE)]
     gpu = local_gpu()
@@ -136,27 +154,37 @@ def _document(gpu: Gpu, copy_gbps: float, reports: Sequence[Report]) -> str:
 
 def print_report(report: Report) -> None:
     title = f"{report.problem}: roof {milliseconds(report.roof_ms)} ms; latune: {report.served}"
-    print_table(_COLUMNS, [_row(result, report.roof_ms) for result in report.results], right=_COLUMNS[1:9], title=title)
+    print_table(_COLUMNS, [_row(result, report.roof_ms) for result in report.results], right=_COLUMNS[1:11], title=title)
 
 
 def _row(result: Result, roof: float) -> list[str]:
     timed = result.timing
     error = "-" if result.error is None else f"{result.error:.1e}"
     if timed is None:
-        return [result.peer.name, *"-----", error, "-", "-", _note(result)]
-    assert result.extra_bytes is not None and result.output_bytes is not None and result.host_ms is not None, "set when timed"
+        return [result.peer.name, *"-------", error, "-", "-", _note(result)]
+    assert result.extra_bytes is not None and result.output_bytes is not None, "set when timed"
     return [
         result.peer.name,
         milliseconds(timed.median_ms),
         f"{milliseconds(timed.ci_low_ms)} to {milliseconds(timed.ci_high_ms)}",
         share_of_roof(roof, timed.median_ms),
         "-" if result.ratio is None else f"{result.ratio[0]:.2f}",
-        f"{result.host_ms:.3f}",
+        *_host_cells(result.host),
         error,
         f"{result.extra_bytes / 2**20:.0f}",
         f"{result.extra_bytes / result.output_bytes:.2f}",
         _note(result),
     ]
+
+
+def _host_cells(host: HostTime | None) -> tuple[str, str, str]:
+    """The host's time in microseconds and in units, and the GPU's time of the same call."""
+    if host is None:
+        return "-", "-", "-"
+    gpu = "-" if host.gpu_us is None else f"{host.gpu_us:.1f}"
+    if host.host_us is None or host.units is None:
+        return "GPU-bound" if host.gpu_bound else "failed", "-", gpu
+    return f"{host.host_us:.1f}", f"{host.units:.1f}", gpu
 
 
 def _note(result: Result) -> str:

@@ -13,11 +13,14 @@ from triton.errors import TritonError
 
 from latune.cli.accuracy import relative_rms
 from latune.cli.case import Case
+from latune.cli.hosttime import HostTime
 from latune.cli.peers import PEERS, Peer
 from latune.cli.result import Result
 from latune.cli.stopwatch import Timer
 from latune.problem import Problem
 from latune.tuner import timing
+
+Call = Callable[[], tuple[Tensor, ...]]
 
 WRONG_ABOVE = 5e-2
 """The relative RMS error from which on an output is wrong: five times what rounding of bf16 explains."""
@@ -45,17 +48,26 @@ class Measure(Protocol):
 
     def timer(self, call: Callable[[], object]) -> Timer: ...
 
-    def extra_bytes(self, call: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], int]: ...
+    def unit_us(self) -> float: ...
+
+    def host(self, call: Callable[[], object], unit_us: float) -> HostTime: ...
+
+    def extra_bytes(self, call: Call) -> tuple[tuple[Tensor, ...], int]: ...
 
     def release(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
 class _Arm:
-    """A peer that is ready to be timed; one that fails later, or has had its share of time, draws no more samples."""
+    """A peer that is ready to be timed; one that fails later, or has had its share of time, draws no more samples.
+
+    Attributes:
+        eager: the call whose host time is measured.
+    """
 
     result: Result
     timer: Timer | None = None
+    eager: Call | None = None
     failure: str = ""
     spent_ms: float = 0.0
 
@@ -77,12 +89,16 @@ def contest(
     """All peers in one direction: checked one by one, then timed in turns, each round in a random order."""
     arms = [_prepare(peer, problem.direction, case, measure) for peer in peers]
     drawn = timing.interleave([arm.sample for arm in arms], rounds=rounds, seed=seed)
-    return _with_ratios([_timed(arm, samples) for arm, samples in zip(arms, drawn, strict=True)], drawn)
+    results = [_timed(arm, samples) for arm, samples in zip(arms, drawn, strict=True)]
+    unit_us = measure.unit_us()
+    # Last, as a capture that fails may leave the GPU's allocator in disorder.
+    results = [_with_host(result, arm.eager, measure, unit_us) for result, arm in zip(results, arms, strict=True)]
+    return _with_ratios(results, drawn)
 
 
 def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
     try:
-        call = (_forward if direction == "fwd" else _backward)(peer, case)
+        call, eager = (_forward if direction == "fwd" else _backward)(peer, case)
         # The first call compiles; what it allocates to choose a config is not the call's.
         result = _checked(peer, direction, call(), case)
         if result.verdict != "ok":
@@ -94,14 +110,15 @@ def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
     except _PEER_ERRORS as error:
         failed = Result(peer=peer, verdict="unavailable", detail=_line(error))
     else:
-        sized = replace(result, host_ms=timer.host_ms, extra_bytes=extra_bytes, output_bytes=output_bytes)
-        return _Arm(result=sized, timer=timer)
+        sized = replace(result, extra_bytes=extra_bytes, output_bytes=output_bytes)
+        return _Arm(result=sized, timer=timer, eager=eager)
     # Here the error and its frames, which hold tensors, are gone.
     measure.release()
     return _Arm(result=failed)
 
 
-def _forward(peer: Peer, case: Case) -> Callable[[], tuple[Tensor, ...]]:
+def _forward(peer: Peer, case: Case) -> tuple[Call, Call]:
+    """The call that is timed, which is also the one whose host time is of interest."""
     operator = peer.load(case)
     q, k, v = peer.inputs(case)
 
@@ -109,15 +126,21 @@ def _forward(peer: Peer, case: Case) -> Callable[[], tuple[Tensor, ...]]:
         with torch.no_grad():
             return (operator(q, k, v),)
 
-    return call
+    return call, call
 
 
-def _backward(peer: Peer, case: Case) -> Callable[[], tuple[Tensor, ...]]:
-    """Gradients from one graph that is kept, as every peer can be called."""
+def _backward(peer: Peer, case: Case) -> tuple[Call, Call]:
+    """Gradients from one graph that is kept, as every peer can be called; and a step of both passes, as a model takes it."""
     operator = peer.load(case)
-    q, k, v = (tensor.detach().requires_grad_() for tensor in peer.inputs(case))
-    o, do = operator(q, k, v), peer.arrange(case.do)
-    return lambda: torch.autograd.grad(o, (q, k, v), do, retain_graph=True)
+    inputs, do = peer.inputs(case), peer.arrange(case.do)
+    # A step has leaves of its own: those of the graph that is kept belong to the stream it was made on.
+    kept, leaves = ([tensor.detach().requires_grad_() for tensor in inputs] for _ in range(2))
+    o = operator(*kept)
+
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(operator(*leaves), leaves, do)
+
+    return lambda: torch.autograd.grad(o, kept, do, retain_graph=True), step
 
 
 def _checked(peer: Peer, direction: str, outputs: Sequence[Tensor], case: Case) -> Result:
@@ -133,6 +156,18 @@ def _timed(arm: _Arm, rounds: Sequence[Sequence[float]]) -> Result:
         return Result(peer=arm.result.peer, verdict="unavailable", detail=arm.failure)
     times_ms = [time_ms for samples in rounds for time_ms in samples]
     return replace(arm.result, timing=timing.summarise(times_ms) if times_ms else None)
+
+
+def _with_host(result: Result, eager: Call | None, measure: Measure, unit_us: float) -> Result:
+    if result.timing is None or eager is None:
+        return result
+    try:
+        eager()
+        return replace(result, host=measure.host(eager, unit_us))
+    except _PEER_ERRORS as error:
+        failed = HostTime(unit_us=unit_us, wall_us=None, detail=_line(error))
+    measure.release()
+    return replace(result, host=failed)
 
 
 def _with_ratios(results: Sequence[Result], drawn: Sequence[Sequence[Sequence[float]]]) -> list[Result]:

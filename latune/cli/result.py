@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from latune.cli.hosttime import HostTime
 from latune.cli.peers import Peer
 from latune.tuner import timing
 
@@ -18,7 +19,7 @@ class Result:
         detail: why it is unavailable.
         error: the largest relative RMS error of its outputs.
         timing: of the GPU's work, the L2 cache cold.
-        host_ms: how long a call keeps the host.
+        host: how long an eager call keeps the host: the forward pass, or a step of forward and backward pass.
         ratio: how many times as long as latune it takes, round by round: median, and its 95% interval.
         extra_bytes: the most memory a call holds beyond its inputs, outputs included.
         output_bytes: what its outputs alone take.
@@ -29,7 +30,7 @@ class Result:
     detail: str = ""
     error: float | None = None
     timing: timing.Timing | None = None
-    host_ms: float | None = None
+    host: HostTime | None = None
     ratio: tuple[float, float, float] | None = None
     extra_bytes: int | None = None
     output_bytes: int | None = None
@@ -50,7 +51,7 @@ class Result:
             "ci_low_ms": timed and timed.ci_low_ms,
             "ci_high_ms": timed and timed.ci_high_ms,
             "samples": timed.samples if timed else 0,
-            "host_ms": self.host_ms,
+            "host": self.host and self.host.to_json(),
             "times_latune": None if self.ratio is None else dict(zip(("median", "low", "high"), self.ratio, strict=True)),
             "extra_bytes": self.extra_bytes,
             "output_bytes": self.output_bytes,

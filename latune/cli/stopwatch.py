@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from latune.tuner.sampling import copy_gbps
+from latune.cli.hosttime import HostTime, is_gpu_bound, wall_us
+from latune.tuner.sampling import copy_gbps, graph_sampler
 from latune.tuner.timing import Sample, median
 
 T = TypeVar("T")
@@ -18,6 +19,9 @@ T = TypeVar("T")
 _FLUSH_BYTES = 512 * 2**20
 _HOST_SAMPLES = 5
 _HOST_SLACK = 1.5
+_GPU_SAMPLES = (3, 20)
+_GPU_SAMPLES_US = 1e5
+_WARM_UPS = 3
 _MOST_FLUSHES = 40
 
 
@@ -26,7 +30,7 @@ class Timer:
     """Draws samples of one call's time on the GPU.
 
     Attributes:
-        host_ms: how long the call keeps the host, in the median.
+        host_ms: how long the call keeps the host, in the median; roughly, for it only has to be hidden.
     """
 
     sample: Sample
@@ -34,7 +38,7 @@ class Timer:
 
 
 class Stopwatch:
-    """Times calls with a cold L2 cache and the host's latency hidden, and sees how much memory they take.
+    """Times calls with a cold L2 cache and the host's latency hidden, the host alone, and sees how much memory they take.
 
     Between the events lies the GPU's work alone: writing over a large buffer keeps the GPU busy while the host prepares
     the launches. That leaves the L2 full of lines to be written back, as a call's own outputs leave it in their turn.
@@ -57,6 +61,19 @@ class Stopwatch:
 
         return Timer(sample=sample, host_ms=host_ms)
 
+    def unit_us(self) -> float:
+        """The unit of host time, as of now."""
+        a, b, c = (torch.zeros(1, device=self.device) for _ in range(3))
+        return wall_us(lambda: torch.add(a, b, out=c), torch.cuda.synchronize)
+
+    def host(self, call: Callable[[], object], unit_us: float) -> HostTime:
+        """The host's time of a call that has run before."""
+        wall = wall_us(call, torch.cuda.synchronize)
+        fewest, most = _GPU_SAMPLES
+        gpu = self._graph_us(call, samples=min(max(fewest, int(_GPU_SAMPLES_US / wall)), most))
+        busy = gpu if gpu is not None else 1e3 * median(self.timer(call).sample(_HOST_SAMPLES))
+        return HostTime(unit_us=unit_us, wall_us=wall, gpu_us=gpu, gpu_bound=is_gpu_bound(busy, wall))
+
     def extra_bytes(self, call: Callable[[], T]) -> tuple[T, int]:
         """A call's result, and the most memory it held beyond what was held before; the result counts."""
         torch.cuda.synchronize()
@@ -69,6 +86,17 @@ class Stopwatch:
     def release(self) -> None:
         """Gives cached memory back, after a call that ran out of it."""
         torch.cuda.empty_cache()
+
+    def _graph_us(self, call: Callable[[], object], samples: int) -> float | None:
+        """The GPU's time of the call, replayed from a CUDA graph; None where it cannot be captured."""
+        # A capture has a stream of its own; gradients' first calls on another stream than theirs would spoil it.
+        with torch.cuda.stream(torch.cuda.Stream(self.device)):
+            for _ in range(_WARM_UPS):
+                call()
+        torch.cuda.synchronize()
+        sample = graph_sampler([call])
+        torch.cuda.synchronize()
+        return None if sample is None else 1e3 * median(sample(samples))
 
     def _cold_ms(self, call: Callable[[], object], flushes: int) -> float:
         for _ in range(flushes):

@@ -35,13 +35,21 @@ def gpu_sampler(calls: Sequence[Call], pool: tuple[int, int] | None = None) -> S
         calls: launches on the current device, already compiled and run once.
         pool: memory pool of the graph; graphs that share one overwrite each other's outputs.
     """
+    replays = graph_sampler(calls, pool)
+    if replays is not None:
+        return replays
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    return partial(_sample_launches, calls, flush)
+
+
+def graph_sampler(calls: Sequence[Call], pool: tuple[int, int] | None = None) -> Sample | None:
+    """As ``gpu_sampler``, by replays alone: None where the calls cannot be captured."""
     try:
         # A failed capture leaves its own stream current.
         with torch.cuda.stream(torch.cuda.current_stream()):
             return partial(_sample_replays, _capture(calls, pool), len(calls))
     except RuntimeError:
-        flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-        return partial(_sample_launches, calls, flush)
+        return None
 
 
 def _capture(calls: Sequence[Call], pool: tuple[int, int] | None) -> torch.cuda.CUDAGraph:

@@ -17,6 +17,7 @@ from latune.cli.accuracy import relative_rms
 from latune.cli.bench import Report, print_report
 from latune.cli.case import LINEAR, SOFTMAX, make_case, softmax_reference
 from latune.cli.contest import contest
+from latune.cli.hosttime import HostTime
 from latune.cli.peers import PEERS, Peer
 from latune.cli.presets import Preset
 from latune.cli.shapes import parse_shape
@@ -40,6 +41,13 @@ class FakeStopwatch:
         call()
         ms = float(next(self._ms))
         return Timer(sample=lambda count: [ms * 1.01, ms, ms * 0.99][:count], host_ms=0.5)
+
+    def unit_us(self) -> float:
+        return 10.0
+
+    def host(self, call, unit_us) -> HostTime:
+        call()
+        return HostTime(unit_us=unit_us, wall_us=250.0, gpu_us=40.0)
 
     def extra_bytes(self, call):
         outputs = call()
@@ -164,6 +172,47 @@ def test_a_nan_makes_the_error_nan():
     assert math.isnan(relative_rms(torch.tensor([[1.0, torch.nan]]), torch.ones(1, 2)))
 
 
+@pytest.mark.parametrize("problem", [FWD, BWD])
+def test_the_hosts_time_is_that_of_the_forward_pass_or_of_a_step_of_both(case, problem):
+    """Counted in passes: a step makes a graph of its own, from inputs that are prepared before."""
+    called = []
+
+    class Counting(FakeStopwatch):
+        def host(self, call, unit_us) -> HostTime:
+            called.clear()
+            outputs = call()
+            assert [output.shape[-1] for output in outputs] == ([32] if problem.direction == "fwd" else [16, 16, 32])
+            assert called == [problem.direction == "bwd"]
+            return super().host(call, unit_us)
+
+    def counted(case):
+        return lambda q, k, v: called.append(q.requires_grad and q.is_leaf) or _right(case)(q, k, v)
+
+    (result,) = contest(problem, case, Counting(), peers=[_peer("counted", counted)], rounds=ROUNDS)
+    assert result.to_json()["host"] == {
+        "host_us": 250.0,
+        "units": 25.0,
+        "unit_us": 10.0,
+        "wall_us": 250.0,
+        "gpu_us": 40.0,
+        "gpu_bound": False,
+        "detail": "",
+    }
+
+
+def test_a_failure_while_the_host_is_measured_costs_the_host_time_alone(case, capsys):
+    class Failing(FakeStopwatch):
+        def host(self, call, unit_us):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    stopwatch = Failing()
+    (result,) = contest(FWD, case, stopwatch, peers=[GOOD], rounds=ROUNDS)
+    assert result.verdict == "ok" and result.timing is not None and stopwatch.released == 1
+    assert result.host.host_us is None and "out of memory" in result.host.detail
+    print_report(Report(problem=FWD, roof_ms=0.5, served="exact bucket", results=[result]))
+    assert "failed" in capsys.readouterr().out
+
+
 def test_the_table_says_what_each_row_is(case, capsys):
     softmax = Peer(name="attention", function=SOFTMAX, layout="BHND", load=lambda _: _attend, package="torch")
     doubled = _peer("doubled", lambda case: lambda q, k, v: 2 * _right(case)(q, k, v))
@@ -172,6 +221,7 @@ def test_the_table_says_what_each_row_is(case, capsys):
     print_report(Report(problem=FWD, roof_ms=0.5, served="exact bucket", results=results))
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "50%" in rows["right"] and "3.00" in rows["right"]
+    assert rows["right"].split()[7:10] == ["250.0", "25.0", "40.0"]
     assert "softmax attention: another function" in rows["attention"] and "2.00" in rows["attention"]
     assert rows["doubled"].rstrip().endswith("wrong") and "1.0e+00" in rows["doubled"]
     assert "unavailable: ModuleNotFoundError: No module named 'missing'" in rows["absent"]
