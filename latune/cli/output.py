@@ -21,8 +21,12 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def json_text(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    click.echo(json_text(value))
 
 
 def write_text(path: Path, text: str) -> None:

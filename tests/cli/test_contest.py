@@ -11,17 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from latune.cli import bench as command
-from latune.cli import options
 from latune.cli.accuracy import relative_rms
-from latune.cli.bench import Report, print_report
 from latune.cli.case import LINEAR, SOFTMAX, make_case, softmax_reference
 from latune.cli.contest import contest
 from latune.cli.hosttime import HostTime
 from latune.cli.peers import PEERS, Peer
-from latune.cli.presets import Preset
-from latune.cli.shapes import parse_shape
+from latune.cli.report import Report
 from latune.cli.stopwatch import Timer
+from latune.cli.tables import print_report
 from latune.ops import reference
 from latune.problem import Problem
 
@@ -229,50 +226,3 @@ def test_the_table_says_what_each_row_is(case, capsys):
 
 def _attend(q, k, v):
     return scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def test_bench_without_a_gpu_is_an_error_in_one_line(run):
-    result = run("bench", "--shape", "1,2,64,64")
-    assert result.exit_code == 1 and result.stdout == "" and len(result.stderr.splitlines()) == 1
-    assert "needs a CUDA GPU" in result.stderr
-
-
-@pytest.fixture
-def bench_on_the_cpu(run, monkeypatch):
-    """The whole command, with a GPU that is made up and a stopwatch that invents times."""
-
-    class Watch(FakeStopwatch):
-        copy_gbps = 1000.0
-        device = torch.device("cpu")
-
-    h200 = command.resolve(BWD, "h200").gpu
-    monkeypatch.setattr(command, "local_gpu", lambda: h200)
-    monkeypatch.setattr(command, "Stopwatch", Watch)
-    return run
-
-
-def test_a_preset_is_timed_after_the_shapes_named(bench_on_the_cpu, own_cache, monkeypatch):
-    preset = Preset(about="Short ones.", shapes=(parse_shape("1,1,48,16"), parse_shape("1,2,32,16")))
-    monkeypatch.setattr(options, "read_presets", lambda: {"short": preset})
-    arguments = ("--shape", "1,2,32,16", "--preset", "short", "--dtype", "fp32", "--direction", "fwd", "--json", "-")
-    document = json.loads(bench_on_the_cpu("bench", *arguments).stdout)
-    assert [(case["num_heads"], case["seqlen"]) for case in document["cases"]] == [(2, 32), (1, 48)]
-
-
-def test_json_goes_to_stdout_or_to_a_file_beside_the_tables(bench_on_the_cpu, own_cache, tmp_path):
-    shapes = ("--shape", "1,2,64,16", "--shape", "1,2,32,16", "--dtype", "fp32")
-    alone = bench_on_the_cpu("bench", *shapes, "--json", "-")
-    document = json.loads(alone.stdout)
-    assert alone.exit_code == 0 and document["copy_gbps"] == 1000.0 and document["gpu"]["name"] == "h200"
-    assert [(case["seqlen"], case["direction"]) for case in document["cases"]] == [
-        (64, "fwd"),
-        (64, "bwd"),
-        (32, "fwd"),
-        (32, "bwd"),
-    ]
-    path = tmp_path / "bench.json"
-    both = bench_on_the_cpu("bench", *shapes, "--json", str(path))
-    assert "times latune" in both.stdout and len(json.loads(path.read_text())["cases"]) == 4
-    for case in document["cases"]:
-        assert [result["peer"] for result in case["results"]] == [peer.name for peer in PEERS]
-        assert case["results"][0]["verdict"] == "ok" and case["results"][0]["median_ms"] > 0
