@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import torch
+from click.core import ParameterSource
 
 from latune.cli.case import make_case
 from latune.cli.contest import contest
@@ -21,7 +22,8 @@ from latune.cli.options import (
     preset_option,
 )
 from latune.cli.output import json_text, print_json, say, write_text
-from latune.cli.records import to_records
+from latune.cli.plots import plotter
+from latune.cli.records import Document, read_records, to_records
 from latune.cli.report import Report, to_document
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
 from latune.cli.stopwatch import Stopwatch
@@ -49,7 +51,32 @@ _STDOUT = Path("-")
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write JSON to this file; -: to stdout, without the tables.",
 )
-def bench(shapes: Sequence[Shape], preset: str | None, dtype: str, direction: str, decay: str, json_path: Path | None) -> None:
+@click.option(
+    "--plots",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw times, speed-ups and memory into this folder, as SVG.",
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Time nothing: sum up, and with --plots draw, what an earlier run wrote with --json.",
+)
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    shapes: Sequence[Shape],
+    preset: str | None,
+    dtype: str,
+    direction: str,
+    decay: str,
+    json_path: Path | None,
+    folder: Path | None,
+    source: Path | None,
+) -> None:
     """Times latune, PyTorch and installed peers (fla, mlstm_kernels, lightning_attn) on this machine's GPU.
 
     In one process, in turns, with a cold L2 cache: medians of the GPU's time with their 95% intervals. Every output is
@@ -59,25 +86,53 @@ def bench(shapes: Sequence[Shape], preset: str | None, dtype: str, direction: st
     Host time is the wall time of an eager call (backward: of a forward and backward step) of many in a row, where the GPU
     does not hold it up, also in multiples of a `torch.add` of tiny tensors; beside it the GPU's time of the same call,
     replayed from a CUDA graph, where it can be captured.
+
+    At the end stands, for each direction, how far latune is ahead of the fastest peer over all shapes: the geometric mean
+    and the worst.
     """
+    if source is not None:
+        _check_alone(ctx)
     chosen = chosen_shapes(shapes, preset) or [parse_shape(EXAMPLE)]
+    plot = None if folder is None else plotter(folder)
+    if source is None:
+        records = _run(problems_of(chosen, direction=direction, dtype=dtype, decay=decay), json_path)
+    else:
+        records = read_records(source)
+    if json_path != _STDOUT:
+        print_summary(summarise(records))
+    if plot is not None:
+        plot(records)
+
+
+def _check_alone(ctx: click.Context) -> None:
+    """``--from`` times nothing: what says how to would be ignored."""
+    given = [param.opts[0] for param in ctx.command.params if _is_given(ctx, param) and param.name not in ("source", "folder")]
+    if given:
+        raise click.UsageError(f"--from times nothing: expected --plots alone beside it, got {', '.join(given)}; leave out one")
+
+
+def _is_given(ctx: click.Context, param: click.Parameter) -> bool:
+    return param.name is not None and ctx.get_parameter_source(param.name) == ParameterSource.COMMANDLINE
+
+
+def _run(problems: Sequence[Problem], json_path: Path | None) -> Document:
+    """Times all problems; tables and the file grow with every one of them."""
     gpu = local_gpu()
     if gpu is None:
         raise LatuneError("bench needs a CUDA GPU, and this machine has none: run it where there is one")
     stopwatch = Stopwatch()
-    problems = problems_of(chosen, direction=direction, dtype=dtype, decay=decay)
-    reports = []
+    reports: list[Report] = []
+    document: dict[str, object] = {}
     for report in _reports(problems, gpu, stopwatch):
         reports.append(report)
+        document = to_document(gpu, stopwatch.copy_gbps, reports)
         if json_path != _STDOUT:
             print_report(report)
         if json_path is not None and json_path != _STDOUT:
-            write_text(json_path, json_text(to_document(gpu, stopwatch.copy_gbps, reports)) + "\n")
-    document = to_document(gpu, stopwatch.copy_gbps, reports)
+            write_text(json_path, json_text(document) + "\n")
     if json_path == _STDOUT:
         print_json(document)
-    else:
-        print_summary(summarise(to_records(document)))
+    return to_records(document)
 
 
 def _reports(problems: Sequence[Problem], gpu: Gpu, stopwatch: Stopwatch) -> Iterator[Report]:

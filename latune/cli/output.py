@@ -41,6 +41,18 @@ def write_text(path: Path, text: str) -> None:
         raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to") from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder for results, if it is not there yet.
+
+    Raises:
+        LatuneError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatuneError(f"cannot make the folder {path}: {error.strerror}; give a path you can write to") from error
+
+
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str | None = None
 ) -> None:

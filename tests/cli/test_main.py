@@ -15,7 +15,7 @@ from latune.cli.main import _show_warning, cli
 ROOT = Path(__file__).resolve().parents[2]
 
 SURFACE = {
-    "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json"],
+    "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json", "--plots", "--from"],
     "generate": [
         "--gpu",
         "--shape",
