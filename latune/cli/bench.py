@@ -10,8 +10,14 @@ import click
 import torch
 from click.core import ParameterSource
 
-from latune.cli.case import make_case
-from latune.cli.contest import contest
+from latune.cli.benchmark.case import make_case
+from latune.cli.benchmark.contest import contest
+from latune.cli.benchmark.plots import plotter
+from latune.cli.benchmark.records import Document, read_records, to_records
+from latune.cli.benchmark.report import Report, to_document
+from latune.cli.benchmark.stopwatch import Stopwatch
+from latune.cli.benchmark.summary import summarise
+from latune.cli.benchmark.tables import print_report, print_summary
 from latune.cli.options import (
     ShapeType,
     chosen_shapes,
@@ -22,13 +28,7 @@ from latune.cli.options import (
     preset_option,
 )
 from latune.cli.output import json_text, print_json, say, write_text
-from latune.cli.plots import plotter
-from latune.cli.records import Document, read_records, to_records
-from latune.cli.report import Report, to_document
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
-from latune.cli.stopwatch import Stopwatch
-from latune.cli.summary import summarise
-from latune.cli.tables import print_report, print_summary
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.ops.dispatch import resolve

@@ -10,11 +10,11 @@ import torch
 
 from latune.cli import bench as command
 from latune.cli import options
-from latune.cli.hosttime import HostTime
-from latune.cli.peers import PEERS
+from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.peers import PEERS
+from latune.cli.benchmark.stopwatch import Timer
 from latune.cli.presets import Preset
 from latune.cli.shapes import parse_shape
-from latune.cli.stopwatch import Timer
 from latune.gpu import find_gpu
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from latune.cli import operators
-from latune.cli.case import LINEAR, make_case
-from latune.cli.peers import PEERS
+from latune.cli.benchmark import operators
+from latune.cli.benchmark.case import LINEAR, make_case
+from latune.cli.benchmark.peers import PEERS
 from latune.ops import reference, slopes
 from latune.problem import Problem
 

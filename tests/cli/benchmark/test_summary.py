@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from latune.cli.case import LINEAR, SOFTMAX
-from latune.cli.peers import PEERS
-from latune.cli.records import LATUNE, read_records, to_records
-from latune.cli.summary import summarise
-from latune.cli.tables import print_summary
+from latune.cli.benchmark.case import LINEAR, SOFTMAX
+from latune.cli.benchmark.peers import PEERS
+from latune.cli.benchmark.records import LATUNE, read_records, to_records
+from latune.cli.benchmark.summary import summarise
+from latune.cli.benchmark.tables import print_summary
 from latune.errors import LatuneError
 
 

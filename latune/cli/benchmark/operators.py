@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from latune.cli.case import Case
+from latune.cli.benchmark.case import Case
 from latune.ops import reference
 from latune.ops.attention import lightning_attn
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from latune.cli.hosttime import HostTime, is_gpu_bound, wall_us
+from latune.cli.benchmark.hosttime import HostTime, is_gpu_bound, wall_us
 from latune.tuner.sampling import copy_gbps, graph_sampler
 from latune.tuner.timing import Sample, median
 

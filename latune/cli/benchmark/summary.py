@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latune.cli.records import CaseRecord, Document
+from latune.cli.benchmark.records import CaseRecord, Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

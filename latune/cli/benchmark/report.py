@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latune.cli.records import to_records
-from latune.cli.result import Result
-from latune.cli.summary import summarise
+from latune.cli.benchmark.records import to_records
+from latune.cli.benchmark.result import Result
+from latune.cli.benchmark.summary import summarise
 from latune.gpu import Gpu
 from latune.problem import Problem
 from latune.tuner.runner import toolchain

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import shorten
 
-from latune.cli.case import LINEAR
-from latune.cli.hosttime import HostTime
+from latune.cli.benchmark.case import LINEAR
+from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.report import Report
+from latune.cli.benchmark.result import Result
+from latune.cli.benchmark.summary import Summary
 from latune.cli.output import milliseconds, print_table, share_of_roof
-from latune.cli.report import Report
-from latune.cli.result import Result
-from latune.cli.summary import Summary
 
 _COLUMNS = (
     "peer",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latune.cli.chart_style import INK, log_axis
+from latune.cli.benchmark.chart_style import INK, log_axis
 
 _MOST_COLUMNS = 3
 _NAME_INCHES = 2.0

@@ -10,10 +10,10 @@ from textwrap import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latune.cli.chart_bars import Bar, Group, draw_bars
-from latune.cli.chart_style import INK, Look, log_axis, looks, style, to_svg
+from latune.cli.benchmark.chart_bars import Bar, Group, draw_bars
+from latune.cli.benchmark.chart_style import INK, Look, log_axis, looks, style, to_svg
+from latune.cli.benchmark.records import LATUNE, CaseRecord, Document, PeerRecord
 from latune.cli.output import write_text
-from latune.cli.records import LATUNE, CaseRecord, Document, PeerRecord
 
 _PASSES = {"fwd": "forward", "bwd": "backward"}
 _PANEL_INCHES = (4.0, 4.2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from latune.cli.hosttime import HostTime
-from latune.cli.peers import Peer
+from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.peers import Peer
 from latune.tuner import timing
 
 

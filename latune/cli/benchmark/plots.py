@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from latune.cli.benchmark.records import Document
 from latune.cli.output import make_folder, say
-from latune.cli.records import Document
 from latune.errors import LatuneError
 
 
@@ -17,7 +17,7 @@ def plotter(folder: Path) -> Callable[[Document], None]:
         LatuneError: matplotlib is missing, or the folder cannot be made.
     """
     try:
-        from latune.cli.charts import draw
+        from latune.cli.benchmark.charts import draw
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise

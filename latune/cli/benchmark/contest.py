@@ -12,11 +12,11 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from latune.cli.accuracy import relative_rms
-from latune.cli.case import Case
-from latune.cli.hosttime import HostTime
-from latune.cli.peers import PEERS, Peer
-from latune.cli.result import Result
-from latune.cli.stopwatch import Timer
+from latune.cli.benchmark.case import Case
+from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.peers import PEERS, Peer
+from latune.cli.benchmark.result import Result
+from latune.cli.benchmark.stopwatch import Timer
 from latune.problem import Problem
 from latune.tuner import timing
 

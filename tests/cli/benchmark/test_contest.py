@@ -12,13 +12,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from latune.cli.accuracy import relative_rms
-from latune.cli.case import LINEAR, SOFTMAX, make_case, softmax_reference
-from latune.cli.contest import contest
-from latune.cli.hosttime import HostTime
-from latune.cli.peers import PEERS, Peer
-from latune.cli.report import Report
-from latune.cli.stopwatch import Timer
-from latune.cli.tables import print_report
+from latune.cli.benchmark.case import LINEAR, SOFTMAX, make_case, softmax_reference
+from latune.cli.benchmark.contest import contest
+from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.peers import PEERS, Peer
+from latune.cli.benchmark.report import Report
+from latune.cli.benchmark.stopwatch import Timer
+from latune.cli.benchmark.tables import print_report
 from latune.ops import reference
 from latune.problem import Problem
 

@@ -5,8 +5,8 @@ from itertools import accumulate, chain
 import pytest
 import torch
 
-from latune.cli.hosttime import HostTime, is_gpu_bound, wall_us
-from latune.cli.stopwatch import Stopwatch
+from latune.cli.benchmark.hosttime import HostTime, is_gpu_bound, wall_us
+from latune.cli.benchmark.stopwatch import Stopwatch
 
 
 class Machine:

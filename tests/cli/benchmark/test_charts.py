@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from latune.cli.case import LINEAR, SOFTMAX
-from latune.cli.plots import plotter
-from latune.cli.records import to_records
+from latune.cli.benchmark.case import LINEAR, SOFTMAX
+from latune.cli.benchmark.plots import plotter
+from latune.cli.benchmark.records import to_records
 from latune.errors import LatuneError
 
 # What the page of a README is in its light and its dark theme.
@@ -104,7 +104,7 @@ def test_a_redrawn_plot_is_the_same_to_the_byte(texts, tmp_path):
 
 def test_colours_are_legible_on_light_and_on_dark_paper():
     pytest.importorskip("matplotlib")
-    from latune.cli.chart_style import INK, looks
+    from latune.cli.benchmark.chart_style import INK, looks
 
     for colour in (INK, *(look.colour for look in looks([str(number) for number in range(10)]).values())):
         for paper in PAPERS:
@@ -147,7 +147,7 @@ def test_what_says_how_to_time_is_refused_beside_an_earlier_run(run, file, optio
 
 
 def test_without_matplotlib_the_error_names_the_command_that_installs_it(run, file, tmp_path, monkeypatch):
-    for module in [name for name in sys.modules if name.startswith(("matplotlib", "latune.cli.chart"))]:
+    for module in [name for name in sys.modules if name.startswith(("matplotlib", "latune.cli.benchmark.chart"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("bench", "--from", str(file), "--plots", str(tmp_path / "plots"))
@@ -157,9 +157,9 @@ def test_without_matplotlib_the_error_names_the_command_that_installs_it(run, fi
 
 
 def test_another_missing_module_is_not_blamed_on_matplotlib(monkeypatch, tmp_path):
-    for module in [name for name in sys.modules if name.startswith("latune.cli.chart")]:
+    for module in [name for name in sys.modules if name.startswith("latune.cli.benchmark.chart")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "latune.cli.charts", None)
+    monkeypatch.setitem(sys.modules, "latune.cli.benchmark.charts", None)
     with pytest.raises(ModuleNotFoundError) as caught:
         plotter(tmp_path)
     assert not isinstance(caught.value, LatuneError)

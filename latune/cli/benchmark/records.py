@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from latune.cli.case import LINEAR
+from latune.cli.benchmark.case import LINEAR
 from latune.errors import LatuneError
 
 LATUNE = "latune"

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from latune.cli import operators
-from latune.cli.case import LINEAR, SOFTMAX, Case
+from latune.cli.benchmark import operators
+from latune.cli.benchmark.case import LINEAR, SOFTMAX, Case
 
 
 def _once(head_dim: int) -> float:
