@@ -9,6 +9,7 @@ import click
 from latune.cli.bench import bench
 from latune.cli.generate import generate
 from latune.cli.gpus import gpus
+from latune.cli.regret import regret
 from latune.cli.show import show
 from latune.cli.tune import tune
 from latune.cli.verify import verify
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (tune, show, generate, verify, bench, gpus):
+for command in (tune, show, generate, verify, bench, regret, gpus):
     cli.add_command(command)
 
 

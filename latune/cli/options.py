@@ -18,6 +18,9 @@ from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
 from latune.tuner.target import STATIC_GPU
 
 AUTO = "auto"
+TRIALS = {"measured": 100, "static": 24}
+"""Evaluations of a kernel by default: a static one is a compilation, and two cores are what there may be."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -95,6 +98,12 @@ def states_options(command: Command) -> Command:
     final = "Returns the final state; the backward pass takes its gradient."
     command = click.option("--final-state", is_flag=True, help=final)(command)
     return click.option("--initial-state", is_flag=True, help=initial)(command)
+
+
+def trials_option(command: Command) -> Command:
+    text = ", ".join(f"{count} {evidence}" for evidence, count in TRIALS.items())
+    kind = click.IntRange(min=1)
+    return click.option("--trials", type=kind, help=f"Evaluations of each kernel.  [default: {text}]")(command)
 
 
 def json_option(command: Command) -> Command:

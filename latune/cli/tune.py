@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from latune.cli.options import (
+    TRIALS,
     DurationType,
     chosen_gpu,
     chosen_shapes,
@@ -19,6 +20,7 @@ from latune.cli.options import (
     preset_option,
     shapes_option,
     states_options,
+    trials_option,
     workers_option,
 )
 from latune.cli.output import print_json
@@ -31,8 +33,6 @@ from latune.tuner.tune import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DEFAULT_PRESET = "default"
-# A static evaluation is a compilation, and two cores are what there may be.
-_TRIALS = {"measured": 100, "static": 24}
 
 
 @click.command(short_help="Tunes shapes for a GPU.")
@@ -43,11 +43,7 @@ _TRIALS = {"measured": 100, "static": 24}
 @direction_option
 @decay_option
 @states_options
-@click.option(
-    "--trials",
-    type=click.IntRange(min=1),
-    help="Evaluations of each kernel.  [default: 100 measured, 24 static]",
-)
+@trials_option
 @click.option("--time-budget", "time_budget_s", type=DurationType(), help="For all searches together; such as 10m.")
 @click.option("--transfer", is_flag=True, help="Search nothing: race the winners of the nearest buckets on these shapes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same search.")
@@ -94,7 +90,7 @@ def tune(
     spaces = _spaces(space_files)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
         settings = Settings(
-            trials=trials or _TRIALS[target.evidence],
+            trials=trials or TRIALS[target.evidence],
             seed=seed,
             storage=storage,
             fresh=not resume,

@@ -27,6 +27,17 @@ SURFACE = {
         "-o/--output",
     ],
     "gpus": ["--json"],
+    "regret": [
+        "--gpu",
+        "--shape",
+        "--preset",
+        "--dtype",
+        "--direction",
+        "--decay",
+        "--trials",
+        "--json",
+        "--workers/--jobs",
+    ],
     "show": ["--gpu", "--shape", "--dtype", "--direction", "--decay", "--initial-state", "--final-state", "--json"],
     "tune": [
         "--gpu",
@@ -55,6 +66,7 @@ DEFAULTS = {
     "bench": {"dtype": "bf16", "direction": "both", "decay": "constant"},
     "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},
     "gpus": {},
+    "regret": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
     "show": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
     "tune": {
         "gpu_name": "auto",

@@ -9,11 +9,17 @@ from latune.errors import SpaceError
 def test_the_shipped_presets():
     presets = read_presets()
     models = {"minimax-01", "ling-2.5", "transnormer-7b", "retnet", "long-context"}
-    assert {"default", "reference", "grid", "grid-core", *models} == set(presets)
+    assert {"default", "reference", "grid", "grid-core", "off-grid", *models} == set(presets)
+    buckets = {name: _buckets(presets[name].shapes) for name in ("grid", "off-grid")}
+    assert len(buckets["off-grid"]) >= 20 and buckets["off-grid"] <= buckets["grid"]
     assert set(presets["grid-core"].shapes) < set(presets["grid"].shapes) and len(presets["grid"].shapes) == 7 * 9 * 7
     assert set(map(str, presets["default"].shapes)) <= set(map(str, presets["reference"].shapes))
     assert "4,32,8192,128" in map(str, presets["reference"].shapes)
     assert {(shape.num_heads, shape.head_dim_k) for shape in presets["minimax-01"].shapes} == {(64, 128)}
+
+
+def _buckets(shapes):
+    return {shape.problem(direction="fwd", decay="constant", dtype="bf16").bucket() for shape in shapes}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""``latune regret``: what shapes off the tuned grid lose by being served from it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from latune.cache.resolve import starting_plans
+from latune.cli.options import (
+    TRIALS,
+    chosen_gpu,
+    chosen_shapes,
+    decay_option,
+    direction_option,
+    dtype_option,
+    gpu_option,
+    preset_option,
+    shapes_option,
+    trials_option,
+    workers_option,
+)
+from latune.cli.output import json_text, milliseconds, print_table, say, write_text
+from latune.cli.shapes import Shape, problems_of
+from latune.codegen.templates import template_sha256
+from latune.errors import LatuneError
+from latune.ops.dispatch import resolve
+from latune.problem import Problem
+from latune.tuner.regret import Regret, regret_of
+from latune.tuner.target import Target, open_target
+from latune.tuner.tune import Settings
+
+_COLUMNS = ("problem", "step", "served ms", "tuned ms", "regret", "served by")
+_PRESET = "off-grid"
+_STARTS = 6
+
+
+@click.command(short_help="What served shapes lose to tuned ones.")
+@gpu_option
+@shapes_option("A shape to serve and to tune.")
+@preset_option(f"A named set of them.  [default: {_PRESET}, without --shape]")
+@dtype_option
+@direction_option
+@decay_option
+@trials_option
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write JSON to this file after each shape; what it holds already is not measured again.",
+)
+@workers_option
+def regret(
+    gpu_name: str,
+    shapes: Sequence[Shape],
+    preset: str | None,
+    dtype: str,
+    direction: str,
+    decay: str,
+    trials: int | None,
+    json_path: Path | None,
+    workers: int | None,
+) -> None:
+    """Tunes each shape afresh and compares what the cache's ladder serves it with, in one race.
+
+    The fresh results are not written to the cache. Ends with the median and the worst regret: how much longer the served
+    plan takes.
+    """
+    if preset is None and not shapes:
+        preset = _PRESET
+    problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
+    known = {} if json_path is None else _read(json_path)
+    with open_target(chosen_gpu(gpu_name).name, workers=workers) as target:
+        for number, problem in enumerate(problems, start=1):
+            if str(problem) in known:
+                continue
+            known[str(problem)] = found = _measure(problem, target, Settings(trials=trials or TRIALS[target.evidence]))
+            say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
+            if json_path is not None:
+                write_text(json_path, json_text(_document(target, list(known.values()))) + "\n")
+    _print([known[str(problem)] for problem in problems])
+
+
+def _measure(problem: Problem, target: Target, settings: Settings) -> Regret:
+    starts = islice(starting_plans(problem, target.gpu, template_sha256=template_sha256()), _STARTS)
+    return regret_of(problem, resolve(problem, target.gpu), target.evaluator(problem), settings, starts=list(starts))
+
+
+def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:
+    worst = max(regrets, key=lambda regret: regret.share)
+    return {
+        "gpu": target.gpu.name,
+        "evidence": target.evidence,
+        "template_sha256": template_sha256(),
+        "median": statistics.median(regret.share for regret in regrets),
+        "worst": {"problem": worst.problem, "regret": worst.share},
+        "regrets": [regret.to_json() for regret in regrets],
+    }
+
+
+def _read(path: Path) -> dict[str, Regret]:
+    """By problem, what an earlier run of the same templates wrote; nothing where there is no file.
+
+    Raises:
+        LatuneError: the file is no such document, or other templates'.
+    """
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        regrets = [Regret(**fields) for fields in document["regrets"]]
+        current = document["template_sha256"] == template_sha256()
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise LatuneError(f"{path}: expected what `latune regret --json` wrote, got {error!r}; name another file") from error
+    if not current:
+        raise LatuneError(f"{path} was measured with other templates: name another file, or remove it")
+    return {regret.problem: regret for regret in regrets}
+
+
+def _print(regrets: Sequence[Regret]) -> None:
+    rows = sorted(regrets, key=lambda regret: regret.share, reverse=True)
+    print_table(_COLUMNS, [_row(regret) for regret in rows], right=_COLUMNS[2:5])
+    shares = [regret.share for regret in regrets]
+    click.echo(f"{len(shares)} shapes: median regret {statistics.median(shares):.1%}, worst {max(shares):.1%}")
+
+
+def _row(regret: Regret) -> list[str]:
+    times = [milliseconds(regret.served_ms), milliseconds(regret.tuned_ms)]
+    return [regret.problem, regret.step, *times, f"{regret.share:.1%}", regret.served]

@@ -1,0 +1,72 @@
+"""What a problem loses by being served from the cache's ladder and not by a search of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from latune.cache.resolve import Resolution
+from latune.errors import LatuneError
+from latune.measurement import Measurement
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.compose import Spaces
+from latune.tuner.evaluators import Evaluator
+from latune.tuner.tune import Settings, Tuned, tune_problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regret:
+    """One problem, as served and as tuned, in one race.
+
+    Attributes:
+        step: of the ladder that served it.
+        served: what served it, and how far that is from what was asked.
+        served_ms: median time of the served plan.
+        tuned_ms: of the faster of a fresh search's winner and the served plan.
+    """
+
+    problem: str
+    step: str
+    served: str
+    served_ms: float
+    tuned_ms: float
+
+    @property
+    def share(self) -> float:
+        """How much longer the served plan takes: 0.03 is 3%."""
+        return self.served_ms / self.tuned_ms - 1
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def regret_of(
+    problem: Problem,
+    served: Resolution,
+    evaluate: Evaluator,
+    settings: Settings,
+    *,
+    space: Spaces | None = None,
+    starts: Sequence[Plan] = (),
+) -> Regret:
+    """Tunes the problem afresh, the served plan among the starts, and compares the two as they ran in the final race.
+
+    Raises:
+        LatuneError: no plan passed, or the served one failed.
+    """
+    tuned = tune_problem(problem, space, evaluate, settings, starts=[served.plan, *starts])
+    measured = _served(served.plan, tuned, evaluate)
+    if not measured.ok:
+        raise LatuneError(f"{problem}: the plan that serves it failed ({measured.outcome}): {measured.detail}; tune it anew")
+    times_ms = [measurement.median_ms for measurement in (measured, tuned.entry.measurement)]
+    assert times_ms[0] is not None and times_ms[1] is not None, "both are ok"
+    return Regret(
+        problem=str(problem), step=served.step, served=served.why, served_ms=times_ms[0], tuned_ms=min(times_ms[0], times_ms[1])
+    )
+
+
+def _served(plan: Plan, tuned: Tuned, evaluate: Evaluator) -> Measurement:
+    """From the final race; a plan that the search space does not allow here was not in it, and runs in one with the winner."""
+    finalists = dict(tuned.finalists)
+    return finalists[plan] if plan in finalists else evaluate.race([plan, tuned.entry.plan])[0]

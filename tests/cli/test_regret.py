@@ -1,0 +1,51 @@
+"""``latune regret`` without a GPU: real compilations, ranked by the model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from latune.cli import regret as command
+
+SHAPES = ("--gpu", "a100", "--shape", "1,2,200,64", "--shape", "1,3,300,64", "--direction", "fwd", "--trials", "3")
+
+
+@pytest.fixture(autouse=True)
+def _own_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "root"))
+
+
+def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
+    path = tmp_path / "regret.json"
+    result = run("regret", *SHAPES[:4], *SHAPES[6:], "--json", str(path))
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(path.read_text(encoding="utf-8"))
+    (only,) = document["regrets"]
+    assert (document["evidence"], only["step"]) == ("static", "default")
+    assert document["worst"]["regret"] == document["median"] == only["served_ms"] / only["tuned_ms"] - 1 >= 0
+    assert f"1 shapes: median regret {document['median']:.1%}" in result.stdout
+
+    measured = []
+    measure = command._measure
+    monkeypatch.setattr(command, "_measure", lambda problem, *rest: measured.append(str(problem)) or measure(problem, *rest))
+    again = run("regret", *SHAPES, "--json", str(path))
+    assert again.exit_code == 0 and "2 shapes: median regret" in again.stdout
+    assert measured == ["fwd 1,3,300,64,64 bf16 decay=constant"]
+    assert json.loads(path.read_text(encoding="utf-8"))["regrets"][0] == only
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "expected what `latune regret --json` wrote"),
+        ('{"regrets": [{"problem": "x"}]}', "expected what `latune regret --json` wrote"),
+        ('{"regrets": [], "template_sha256": "other"}', "was measured with other templates"),
+    ],
+)
+def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words):
+    path = tmp_path / "mine.json"
+    path.write_text(text, encoding="utf-8")
+    result = run("regret", *SHAPES, "--json", str(path))
+    assert result.exit_code == 1 and words in result.stderr
+    assert path.read_text(encoding="utf-8") == text
