@@ -19,6 +19,8 @@ from latune.problem import Bucket, Problem
 
 SCHEMA = 1
 EVIDENCE = ("measured", "transferred", "static")
+"""The strongest first."""
+
 TOOLCHAIN = ("torch", "triton", "cuda", "driver", "latune", "protocol")
 
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry, SchemaError
+from latune.cache.entry import EVIDENCE, DeviceCache, Entry, SchemaError
 from latune.errors import CacheError
 from latune.gpu import Gpu
 from latune.problem import Bucket
@@ -26,7 +26,7 @@ _LOCK_TIMEOUT_S = 60
 def read_cache(gpu: Gpu, roots: Sequence[Path] | None = None, *, template_sha256: str | None = None) -> DeviceCache:
     """All entries known for ``gpu``: the user's, then the shipped ones of other buckets.
 
-    A user's entry hides the shipped one of its bucket, unless it is ``static`` and the shipped one ``measured``.
+    A user's entry hides the shipped one of its bucket, unless it is ``static`` and the shipped one ran on the GPU.
     A damaged file serves nothing and is warned of once; the user's is set aside as ``<name>.damaged-N``.
 
     Args:
@@ -39,7 +39,7 @@ def read_cache(gpu: Gpu, roots: Sequence[Path] | None = None, *, template_sha256
         for entry in _read(cache_path(root, gpu), gpu, set_aside=root is user):
             hidden = entries.get(entry.bucket)
             stale = template_sha256 not in (None, entry.template_sha256)
-            if not stale and not (hidden and entry.evidence == "static" and hidden.evidence == "measured"):
+            if not stale and not (hidden and entry.evidence == "static" and hidden.evidence != "static"):
                 entries[entry.bucket] = entry
     return DeviceCache.of(gpu, entries.values())
 
@@ -97,8 +97,8 @@ def _writing(gpu: Gpu, folder: Path | None) -> Iterator[Path]:
 
 
 def prefer(old: Entry, new: Entry) -> Entry:
-    """Which of two entries of one bucket stays: a measured one before any other, then the newer one."""
-    return max(new, old, key=lambda entry: (entry.evidence == "measured", entry.tuned_at))
+    """Which of two entries of one bucket stays: measured before transferred before static, then the newer one."""
+    return max(new, old, key=lambda entry: (-EVIDENCE.index(entry.evidence), entry.tuned_at))
 
 
 def cache_path(root: Path, gpu: Gpu) -> Path:

@@ -130,6 +130,8 @@ def _run(problems: Sequence[Problem], json_path: Path | None) -> Document:
             print_report(report)
         if json_path is not None and json_path != _STDOUT:
             write_text(json_path, json_text(document) + "\n")
+    if not reports:
+        raise LatuneError(f"none of the shapes fits {gpu.title}: choose smaller ones")
     if json_path == _STDOUT:
         print_json(document)
     return to_records(document)
@@ -146,7 +148,8 @@ def _reports_of_a_shape(problems: Sequence[Problem], gpu: Gpu, stopwatch: Stopwa
     try:
         case = make_case(problems[0], stopwatch.device)
     except torch.OutOfMemoryError as error:
-        raise LatuneError(f"{problems[0]} and its references do not fit {gpu.title}: choose a smaller shape") from error
+        say(f"leaving out {shape_of(problems[0])}, which with its references does not fit {gpu.title}: {error}")
+        return
     for problem in problems:
         say(f"timing {problem}")
         results = contest(problem, case, stopwatch)

@@ -73,7 +73,7 @@ def _gpu_errors(problem: Problem) -> dict[str, float]:
     """At the tuned shape, of the direction's own outputs."""
     forget_decisions()
     case = timed_case(problem, torch.device("cuda", torch.cuda.current_device()), seed=0)
-    outputs = _call(case.inputs)
+    outputs = _call(problem, case.inputs)
     return {name: relative_rms(output, case.expected[name].values) for name, output in outputs.items()}
 
 
@@ -82,27 +82,41 @@ def _cpu_errors(problem: Problem) -> dict[str, float]:
     heads, seqlen = min(problem.num_heads, _CPU_HEADS), min(problem.seqlen, _CPU_TOKENS)
     small = replace(problem, batch=1, num_heads=heads, seqlen=seqlen)
     inputs = timed_case(small, torch.device("cpu"), seed=0).inputs
-    exact = _definition(inputs.batch_and_heads(0, slice(None)))
-    return {name: relative_rms(output, exact[name]) for name, output in _call(inputs).items()}
+    exact = _definition(small, inputs.batch_and_heads(0, slice(None)))
+    return {name: relative_rms(output, exact[name]) for name, output in _call(small, inputs).items()}
 
 
-def _call(inputs: Inputs) -> dict[str, Tensor]:
-    q, k, v = (tensor.requires_grad_() for tensor in (inputs.q, inputs.k, inputs.v))
-    o = lightning_attn(q, k, v, inputs.slopes, scale=inputs.scale)
-    assert isinstance(o, Tensor), "no final state was asked for"
-    return _outputs(o, (q, k, v), inputs.do)
+def _call(problem: Problem, inputs: Inputs) -> dict[str, Tensor]:
+    final = problem.needs_final_state
+    leaves = _leaves(inputs)
+    returned = lightning_attn(
+        *leaves[:3], inputs.slopes, scale=inputs.scale, initial_state=_state(leaves), return_final_state=final
+    )
+    return _outputs(returned if isinstance(returned, tuple) else (returned,), leaves, inputs)
 
 
-def _definition(inputs: Inputs) -> dict[str, Tensor]:
-    q, k, v = (tensor.requires_grad_() for tensor in (inputs.q, inputs.k, inputs.v))
-    o, _ = reference.recurrence(q, k, v, inputs.slopes, scale=inputs.scale)
-    return _outputs(o, (q, k, v), inputs.do)
+def _definition(problem: Problem, inputs: Inputs) -> dict[str, Tensor]:
+    leaves = _leaves(inputs)
+    o, final_state = reference.recurrence(*leaves[:3], inputs.slopes, scale=inputs.scale, initial_state=_state(leaves))
+    return _outputs((o, final_state) if problem.needs_final_state else (o,), leaves, inputs)
 
 
-def _outputs(o: Tensor, qkv: tuple[Tensor, ...], do: Tensor | None) -> dict[str, Tensor]:
-    if do is None:
-        return {"o": o.detach()}
-    return dict(zip(("dq", "dk", "dv"), torch.autograd.grad(o, qkv, do), strict=True))
+def _leaves(inputs: Inputs) -> list[Tensor]:
+    """q, k, v and, where there is one, the initial state."""
+    given = (inputs.q, inputs.k, inputs.v, inputs.initial_state)
+    return [tensor.requires_grad_() for tensor in given if tensor is not None]
+
+
+def _state(leaves: Sequence[Tensor]) -> Tensor | None:
+    return leaves[3] if len(leaves) > 3 else None
+
+
+def _outputs(returned: tuple[Tensor, ...], leaves: Sequence[Tensor], inputs: Inputs) -> dict[str, Tensor]:
+    """By name: what a forward pass returned, or the gradients of its inputs."""
+    if inputs.do is None:
+        return dict(zip(("o", "final_state"), (tensor.detach() for tensor in returned), strict=False))
+    incoming = [inputs.do, inputs.dfinal_state][: len(returned)]
+    return dict(zip(("dq", "dk", "dv", "dinitial_state"), torch.autograd.grad(returned, leaves, incoming), strict=False))
 
 
 def _dispatched(problems: Sequence[Problem]) -> dict[str, str]:

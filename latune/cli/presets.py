@@ -62,7 +62,11 @@ def _preset(path: Path, name: str, value: object) -> Preset:
 
 def _product(path: Path, where: str, axes: object) -> tuple[Shape, ...]:
     """Every combination, of one batch each; ``head_dims`` are D or ``D,E``."""
-    if not isinstance(axes, Mapping) or set(axes) != set(_AXES) or not all(isinstance(axes[axis], list) for axis in _AXES):
+    if (
+        not isinstance(axes, Mapping)
+        or set(axes) != set(_AXES)
+        or not all(isinstance(axes[axis], list) and axes[axis] for axis in _AXES)
+    ):
         raise SpaceError(f"{path}: {where}: expected lists for {', '.join(_AXES)}, got {axes!r}; write all three")
     combinations = product(*(axes[axis] for axis in _AXES))
     return tuple(_shape(path, where, f"1,{batch_heads},{seqlen},{dims}") for batch_heads, seqlen, dims in combinations)

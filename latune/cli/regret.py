@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import click
 
-from latune.cache.resolve import starting_plans
 from latune.cli.options import (
     TRIALS,
     chosen_gpu,
@@ -25,6 +23,7 @@ from latune.cli.options import (
     workers_option,
 )
 from latune.cli.output import json_text, milliseconds, print_table, say, write_text
+from latune.cli.session import INTERRUPTED, starting_plans_of
 from latune.cli.shapes import Shape, problems_of
 from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
@@ -36,7 +35,6 @@ from latune.tuner.tune import Settings
 
 _COLUMNS = ("problem", "step", "served ms", "tuned ms", "regret", "served by")
 _PRESET = "off-grid"
-_STARTS = 6
 
 
 @click.command(short_help="What served shapes lose to tuned ones.")
@@ -74,21 +72,27 @@ def regret(
     if preset is None and not shapes:
         preset = _PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
-    known = {} if json_path is None else _read(json_path)
     with open_target(chosen_gpu(gpu_name).name, workers=workers) as target:
-        for number, problem in enumerate(problems, start=1):
-            if str(problem) in known:
-                continue
-            known[str(problem)] = found = _measure(problem, target, Settings(trials=trials or TRIALS[target.evidence]))
-            say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
-            if json_path is not None:
-                write_text(json_path, json_text(_document(target, list(known.values()))) + "\n")
-    _print([known[str(problem)] for problem in problems])
+        known = {} if json_path is None else _read(json_path, target)
+        try:
+            for number, problem in enumerate(problems, start=1):
+                if str(problem) in known:
+                    continue
+                known[str(problem)] = found = _measure(problem, target, Settings(trials=trials or TRIALS[target.evidence]))
+                say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
+                if json_path is not None:
+                    write_text(json_path, json_text(_document(target, list(known.values()))) + "\n")
+        except KeyboardInterrupt:
+            say("interrupted: with --json the same command goes on from here")
+    measured = [known[str(problem)] for problem in problems if str(problem) in known]
+    _print(measured)
+    if len(measured) < len(problems):
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def _measure(problem: Problem, target: Target, settings: Settings) -> Regret:
-    starts = islice(starting_plans(problem, target.gpu, template_sha256=template_sha256()), _STARTS)
-    return regret_of(problem, resolve(problem, target.gpu), target.evaluator(problem), settings, starts=list(starts))
+    starts = starting_plans_of(problem, target.gpu)
+    return regret_of(problem, resolve(problem, target.gpu), target.evaluator(problem), settings, starts=starts)
 
 
 def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:
@@ -103,26 +107,30 @@ def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:
     }
 
 
-def _read(path: Path) -> dict[str, Regret]:
-    """By problem, what an earlier run of the same templates wrote; nothing where there is no file.
+def _read(path: Path, target: Target) -> dict[str, Regret]:
+    """By problem, what an earlier run on this GPU and these templates wrote; nothing where there is no file.
 
     Raises:
-        LatuneError: the file is no such document, or other templates'.
+        LatuneError: the file is no such document, or another GPU's or other templates', or its folder is not there.
     """
     if not path.exists():
+        if not path.parent.is_dir():
+            raise LatuneError(f"cannot write {path}: there is no folder {path.parent}; give a path you can write to")
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         regrets = [Regret(**fields) for fields in document["regrets"]]
-        current = document["template_sha256"] == template_sha256()
+        made = tuple(document[name] for name in ("gpu", "evidence", "template_sha256"))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise LatuneError(f"{path}: expected what `latune regret --json` wrote, got {error!r}; name another file") from error
-    if not current:
-        raise LatuneError(f"{path} was measured with other templates: name another file, or remove it")
+    if made != (target.gpu.name, target.evidence, template_sha256()):
+        raise LatuneError(f"{path} is of {made[0]}, {made[1]}, or of other templates: name another file, or remove it")
     return {regret.problem: regret for regret in regrets}
 
 
 def _print(regrets: Sequence[Regret]) -> None:
+    if not regrets:
+        return
     rows = sorted(regrets, key=lambda regret: regret.share, reverse=True)
     print_table(_COLUMNS, [_row(regret) for regret in rows], right=_COLUMNS[2:5])
     shares = [regret.share for regret in regrets]

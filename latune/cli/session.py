@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import click
@@ -21,7 +21,9 @@ from latune.cli.shapes import shape_of
 from latune.codegen.space import Space
 from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
+from latune.gpu import Gpu
 from latune.ops.dispatch import resolve
+from latune.plan import Plan
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
@@ -112,10 +114,15 @@ class Session:
 
     def _unknown(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those whose buckets have no entry that is as good as this run's would be."""
-        known = read_cache(self.target.gpu, template_sha256=template_sha256()).entries
+        known = read_cache(self.target.gpu, self._folders, template_sha256=template_sha256()).entries
         evidence = {bucket: entry.evidence for bucket, entry in known.items()}
         poorer = (None, "static") if self.target.evidence == "measured" else (None,)
         return [problem for problem in problems if evidence.get(problem.bucket()) in poorer]
+
+    @property
+    def _folders(self) -> list[Path] | None:
+        """Where this run's entries would be looked for; None: where the dispatcher looks."""
+        return None if self.output is None else [self.output]
 
     def _shares(self, problems: Sequence[Problem], budget_s: float | None) -> Iterator[tuple[Problem, float | None]]:
         """Each problem with its share of the time that is left, until Ctrl-C."""
@@ -127,9 +134,9 @@ class Session:
 
     def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
-        starts = islice(starting_plans(problem, self.target.gpu, template_sha256=template_sha256()), _STARTS)
         try:
-            tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=list(starts))
+            starts = starting_plans_of(problem, self.target.gpu, self._folders)
+            tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=starts)
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
         except KeyboardInterrupt:
@@ -188,6 +195,16 @@ class Session:
             raise LatuneError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
             )
+
+
+def starting_plans_of(problem: Problem, gpu: Gpu, folders: Sequence[Path] | None = None) -> list[Plan]:
+    """The first few plans that a search or a transfer starts from: of ``folders``, then of what the dispatcher reads."""
+    sha = template_sha256()
+    own = [read_cache(gpu, folders, template_sha256=sha)] if folders else None
+    found = starting_plans(problem, gpu, template_sha256=sha)
+    if own is not None:
+        found = chain(starting_plans(problem, gpu, template_sha256=sha, caches=own), found)
+    return list(islice(dict.fromkeys(found), _STARTS))
 
 
 def _warn_of_a_shared_device(report: DeviceReport) -> None:

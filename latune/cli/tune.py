@@ -45,7 +45,11 @@ _DEFAULT_PRESET = "default"
 @states_options
 @trials_option
 @click.option("--time-budget", "time_budget_s", type=DurationType(), help="For all searches together; such as 10m.")
-@click.option("--transfer", is_flag=True, help="Search nothing: race the winners of the nearest buckets on these shapes.")
+@click.option(
+    "--transfer",
+    is_flag=True,
+    help="Search nothing: race the winners of the nearest buckets on shapes whose bucket has no entry.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same search.")
 @click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep an earlier run's evaluations, or forget them.")
@@ -87,6 +91,10 @@ def tune(
     if preset is None and not shapes:
         preset = _DEFAULT_PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
+    if transfer and (trials is not None or storage is not None or not resume):
+        raise click.UsageError(
+            "--transfer searches nothing: expected it without --trials, --storage and --fresh; leave them out"
+        )
     spaces = _spaces(space_files)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
         settings = Settings(

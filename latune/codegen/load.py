@@ -50,13 +50,10 @@ def _file(identity: str, text: Callable[[], str]) -> Path:
     """The file of that identity, written when it is not there; in a folder of this process when the cache root is closed."""
     name = f"latune_{hashlib.sha256(identity.encode()).hexdigest()[:20]}.py"
     path = paths.generated() / name
-    if path.is_file():
-        return path
-    content = text()
     try:
-        return _write(path, content)
+        return path if path.is_file() else _write(path, text())
     except OSError:
-        return _write(_own_folder() / name, content)
+        return _write(_own_folder() / name, text())
 
 
 @functools.cache

@@ -11,9 +11,10 @@ from latune import paths
 
 @functools.cache
 def generator_sha256() -> str:
-    """SHA-256 over all that shapes a module's text: the templates and the code of this package that fills them in."""
+    """SHA-256 over all that shapes a module's text: the templates, and the code that fills them in or that this rests on."""
     digest = hashlib.sha256(template_sha256().encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in ("problem", "config", "plan"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -53,20 +53,25 @@ def regret_of(
     """Tunes the problem afresh, the served plan among the starts, and compares the two as they ran in the final race.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C ended the search before its time.
         LatuneError: no plan passed, or the served one failed.
     """
     tuned = tune_problem(problem, space, evaluate, settings, starts=[served.plan, *starts])
-    measured = _served(served.plan, tuned, evaluate)
-    if not measured.ok:
-        raise LatuneError(f"{problem}: the plan that serves it failed ({measured.outcome}): {measured.detail}; tune it anew")
-    times_ms = [measurement.median_ms for measurement in (measured, tuned.entry.measurement)]
+    if tuned.interrupted:
+        raise KeyboardInterrupt
+    measured = _in_one_race(served.plan, tuned, evaluate)
+    failed = next((measurement for measurement in measured if not measurement.ok), None)
+    if failed is not None:
+        raise LatuneError(f"{problem}: a plan that serves it failed ({failed.outcome}): {failed.detail}; tune it anew")
+    times_ms = [measurement.median_ms for measurement in measured]
     assert times_ms[0] is not None and times_ms[1] is not None, "both are ok"
     return Regret(
         problem=str(problem), step=served.step, served=served.why, served_ms=times_ms[0], tuned_ms=min(times_ms[0], times_ms[1])
     )
 
 
-def _served(plan: Plan, tuned: Tuned, evaluate: Evaluator) -> Measurement:
-    """From the final race; a plan that the search space does not allow here was not in it, and runs in one with the winner."""
+def _in_one_race(served: Plan, tuned: Tuned, evaluate: Evaluator) -> list[Measurement]:
+    """The served plan and the winner: from the final race, or from one of theirs where the space keeps the served one out."""
     finalists = dict(tuned.finalists)
-    return finalists[plan] if plan in finalists else evaluate.race([plan, tuned.entry.plan])[0]
+    pair = [served, tuned.entry.plan]
+    return [finalists[plan] for plan in pair] if served in finalists else evaluate.race(pair)

@@ -60,13 +60,20 @@ def _mend(path: Path) -> None:
     """Cuts off a last line that a crash left without its end; sets a journal aside that is damaged anywhere else.
 
     Optuna reads past neither.
+
+    Raises:
+        ValueError: the file is no journal at all; it is left as it is.
     """
     text = path.read_bytes() if path.is_file() else b""
-    if not text.endswith(b"\n") and text:
-        text = text[: text.rfind(b"\n") + 1]
+    whole = text[: text.rfind(b"\n") + 1]
+    records = [_is_record(line) for line in whole.splitlines()]
+    # A crash may have cut the very first record.
+    if not any(records) and not b"{".startswith(text[:1]):
+        raise ValueError(f"expected a journal at {path}, got another file; for a database give its URL, sqlite:///FILE")
+    if whole != text:
         with path.open("r+b") as stream:
-            stream.truncate(len(text))
-    if not all(map(_is_record, text.splitlines())):
+            stream.truncate(len(whole))
+    if not all(records):
         names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         path.rename(aside)

@@ -93,7 +93,7 @@ def test_no_file_is_an_empty_cache(roots: tuple[Path, Path]) -> None:
         ("measured", "measured", "user"),
         ("static", "static", "user"),
         ("transferred", "measured", "user"),
-        ("static", "transferred", "user"),
+        ("static", "transferred", "shipped"),
         ("static", "measured", "shipped"),
     ],
 )
@@ -126,6 +126,8 @@ def test_an_entry_of_other_templates_hides_nothing(roots: tuple[Path, Path], ent
         (("static", NEW), ("measured", OLD), "new"),
         (("static", OLD), ("static", NEW), "new"),
         (("static", NEW), ("static", OLD), "old"),
+        (("transferred", OLD), ("static", NEW), "old"),
+        (("static", NEW), ("transferred", OLD), "new"),
     ],
 )
 def test_which_of_two_entries_stays(

@@ -15,6 +15,7 @@ from latune.cli import closing, session
 from latune.cli.main import cli
 from latune.errors import LatuneError
 from latune.gpu import find_gpu
+from latune.problem import Problem
 from latune.tuner.tune import Tuned
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,256,64")
@@ -124,6 +125,21 @@ def test_transfer_races_what_neighbours_have_and_passes_over_what_is_known(cache
     assert known.plan.to_json() in plans and tuned[0]["outcomes"] == {}
     again = run("tune", *shapes)
     assert again.exit_code == 0 and "2 of 2 buckets have an entry already" in again.stderr
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+def test_the_closing_call_passes_states_and_compares_what_comes_of_them(direction):
+    shape = {"batch": 1, "num_heads": 2, "seqlen": 50, "head_dim_k": 16, "head_dim_v": 32}
+    flags = {"has_initial_state": True, "needs_final_state": True}
+    problem = Problem(direction=direction, decay="constant", dtype="fp32", **shape, **flags)
+    errors = closing._cpu_errors(problem)
+    assert list(errors) == {"fwd": ["o", "final_state"], "bwd": ["dq", "dk", "dv", "dinitial_state"]}[direction]
+    assert max(errors.values()) < 1e-5
+
+
+def test_transfer_takes_no_options_of_a_search(run):
+    result = run("tune", *SHAPE, "--transfer", "--trials", "3")
+    assert result.exit_code == 2 and "--transfer searches nothing" in result.stderr
 
 
 def test_an_output_that_cannot_be_written_is_known_before_the_search(cache, run, monkeypatch):

@@ -40,7 +40,8 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     [
         ("{", "expected what `latune regret --json` wrote"),
         ('{"regrets": [{"problem": "x"}]}', "expected what `latune regret --json` wrote"),
-        ('{"regrets": [], "template_sha256": "other"}', "was measured with other templates"),
+        ('{"regrets": [], "gpu": "a100", "evidence": "static", "template_sha256": "x"}', "or of other templates"),
+        ('{"regrets": [], "gpu": "h100", "evidence": "measured", "template_sha256": "x"}', "is of h100, measured"),
     ],
 )
 def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words):
@@ -49,3 +50,17 @@ def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words
     result = run("regret", *SHAPES, "--json", str(path))
     assert result.exit_code == 1 and words in result.stderr
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_ctrl_c_keeps_what_is_measured(run, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_measure", interrupt)
+    result = run("regret", *SHAPES, "--json", str(tmp_path / "regret.json"))
+    assert result.exit_code == 130 and "goes on from here" in result.stderr and result.stdout == ""
+
+
+def test_a_file_that_cannot_be_written_is_known_before_the_search(run, tmp_path):
+    result = run("regret", *SHAPES, "--json", str(tmp_path / "missing" / "regret.json"))
+    assert result.exit_code == 1 and "there is no folder" in result.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,6 +16,7 @@ from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
+from latune.tuner import regret
 from latune.tuner.regret import regret_of
 from latune.tuner.tune import Settings
 
@@ -26,7 +27,7 @@ PROBLEM = Problem(
 
 @dataclass
 class Judge:
-    """A millisecond for each warp and half of one for each stage; ``fails`` do not run."""
+    """A millisecond for each warp and half of one for each stage, and twice that in the second race; ``fails`` do not run."""
 
     fails: tuple[Plan, ...] = ()
     gpu: Gpu = field(default_factory=lambda: find_gpu("h200"))
@@ -48,7 +49,8 @@ class Judge:
 
     def race(self, plans: Sequence[Plan]) -> list[Measurement]:
         self.races.append(list(plans))
-        return [self(plan) for plan in plans]
+        alone = [self(plan) for plan in plans]
+        return [replace(one, median_ms=one.median_ms * len(self.races)) if one.ok else one for one in alone]
 
     def resources(self, plan: Plan) -> tuple[Resources, ...]:
         return (Resources(name="o_kernel", registers=100, spill_bytes=0, shared_bytes=1, num_warps=8),)
@@ -77,10 +79,18 @@ def test_a_served_plan_that_is_no_candidate_here_has_a_race_with_the_winner(
     evaluate, served = Judge(), served_by(fake_builds, fake_builds.config(num_warps=1, num_stages=1, block_n=256))
     found = regret_of(PROBLEM, served, evaluate, settings)
     assert [served.plan in race for race in evaluate.races] == [False, True]
-    assert (found.served_ms, found.tuned_ms, found.share) == (1.5, 1.5, 0.0)
+    assert (found.served_ms, found.tuned_ms, found.share) == (3.0, 3.0, 0.0)
 
 
 def test_a_served_plan_that_fails_is_an_error(fake_builds: ModuleType, settings: Settings) -> None:
     served = served_by(fake_builds, fake_builds.config(num_stages=3))
     with pytest.raises(LatuneError, match="failed \\(illegal_access\\): it fell; tune it anew"):
         regret_of(PROBLEM, served, Judge(fails=(served.plan,)), settings)
+
+
+def test_an_interrupted_search_has_no_figure(
+    fake_builds: ModuleType, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regret, "tune_problem", lambda *_, **__: SimpleNamespace(interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        regret_of(PROBLEM, served_by(fake_builds, fake_builds.config()), Judge(), settings)

@@ -246,6 +246,14 @@ def test_a_damaged_study_is_set_aside_and_begun_anew(synthetic: ModuleType, tmp_
     assert (tmp_path / "a.journal.damaged-1").read_bytes() == damaged
 
 
+@pytest.mark.parametrize("content", [b"SQLite format 3\0\1\2", b"my notes\nof today", b"no end"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(synthetic: ModuleType, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "study.db").write_bytes(content)
+    with pytest.raises(StudyError, match=r"expected a journal at .* sqlite:///FILE"):
+        synthetic.run(tmp_path / "unused.journal", storage=str(tmp_path / "study.db"), trials=2)
+    assert (tmp_path / "study.db").read_bytes() == content
+
+
 def test_a_config_that_two_runs_evaluated_counts_once(synthetic: ModuleType, tmp_path: Path) -> None:
     journal = tmp_path / "a.journal"
     first = synthetic.run(journal, trials=5)
