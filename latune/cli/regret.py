@@ -23,8 +23,9 @@ from latune.cli.options import (
     workers_option,
 )
 from latune.cli.output import json_text, milliseconds, print_table, say, write_text
-from latune.cli.session import INTERRUPTED, starting_plans_of
+from latune.cli.session import INTERRUPTED
 from latune.cli.shapes import Shape, problems_of
+from latune.cli.starts import starts_of
 from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
@@ -91,8 +92,8 @@ def regret(
 
 
 def _measure(problem: Problem, target: Target, settings: Settings) -> Regret:
-    starts = starting_plans_of(problem, target.gpu)
-    return regret_of(problem, resolve(problem, target.gpu), target.evaluator(problem), settings, starts=starts)
+    served = resolve(problem, target.gpu)
+    return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
 
 
 def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:

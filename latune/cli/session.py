@@ -7,23 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 
 import click
 
-from latune.cache.resolve import starting_plans
 from latune.cache.store import check_writable, read_cache, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
+from latune.cli.starts import starts_of
 from latune.codegen.space import Space
 from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
-from latune.gpu import Gpu
 from latune.ops.dispatch import resolve
-from latune.plan import Plan
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
@@ -33,8 +30,6 @@ from latune.tuner.tune import Settings, Tuned, tune_problem
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
-# Winners of neighbouring buckets that are tried early; when nothing is searched they are all that is tried.
-_STARTS = 6
 # Of a device's memory, for the tensors of one problem: it is verified and timed on several copies of them.
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
@@ -114,15 +109,15 @@ class Session:
 
     def _unknown(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those whose buckets have no entry that is as good as this run's would be."""
-        known = read_cache(self.target.gpu, self._folders, template_sha256=template_sha256()).entries
+        known = read_cache(self.target.gpu, self._folders or None, template_sha256=template_sha256()).entries
         evidence = {bucket: entry.evidence for bucket, entry in known.items()}
         poorer = (None, "static") if self.target.evidence == "measured" else (None,)
         return [problem for problem in problems if evidence.get(problem.bucket()) in poorer]
 
     @property
-    def _folders(self) -> list[Path] | None:
-        """Where this run's entries would be looked for; None: where the dispatcher looks."""
-        return None if self.output is None else [self.output]
+    def _folders(self) -> list[Path]:
+        """Where this run's entries are looked for; none: where the dispatcher looks."""
+        return [] if self.output is None else [self.output]
 
     def _shares(self, problems: Sequence[Problem], budget_s: float | None) -> Iterator[tuple[Problem, float | None]]:
         """Each problem with its share of the time that is left, until Ctrl-C."""
@@ -135,7 +130,7 @@ class Session:
     def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
         try:
-            starts = starting_plans_of(problem, self.target.gpu, self._folders)
+            starts = starts_of(problem, self.target.gpu, self._folders)
             tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=starts)
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
@@ -195,16 +190,6 @@ class Session:
             raise LatuneError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
             )
-
-
-def starting_plans_of(problem: Problem, gpu: Gpu, folders: Sequence[Path] | None = None) -> list[Plan]:
-    """The first few plans that a search or a transfer starts from: of ``folders``, then of what the dispatcher reads."""
-    sha = template_sha256()
-    own = [read_cache(gpu, folders, template_sha256=sha)] if folders else None
-    found = starting_plans(problem, gpu, template_sha256=sha)
-    if own is not None:
-        found = chain(starting_plans(problem, gpu, template_sha256=sha, caches=own), found)
-    return list(islice(dict.fromkeys(found), _STARTS))
 
 
 def _warn_of_a_shared_device(report: DeviceReport) -> None:

@@ -50,7 +50,7 @@ _DEFAULT_PRESET = "default"
     is_flag=True,
     help="Search nothing: race the winners of the nearest buckets on shapes whose bucket has no entry.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same search.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed and same cache, same search.")
 @click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep an earlier run's evaluations, or forget them.")
 @click.option(
