@@ -17,7 +17,7 @@ from latune.plan import Kernel
 from latune.problem import Problem, next_power_of_two, tile_width
 
 _OBJECTS = {"problem": Problem, "gpu": Gpu, "kernel": Kernel}
-_NUMBERS = ("D", "E", "BLOCK_D", "PADDED_E", "dtype_bytes")
+_NUMBERS = ("D", "E", "PADDED_D", "PADDED_E", "dtype_bytes")
 _FUNCTIONS = {
     "min": min,
     "max": max,
@@ -52,7 +52,7 @@ _MISTAKES = (
 def case_names(problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
     """The values of ``CASE_NAMES``.
 
-    D and E are the contracted and the output width as the kernel sees them, BLOCK_D and PADDED_E the tiles that
+    D and E are the contracted and the output width as the kernel sees them, PADDED_D and PADDED_E the tiles that
     hold them whole.
     """
     d, e = kernel.dims(problem)
@@ -62,7 +62,7 @@ def case_names(problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
         "kernel": kernel,
         "D": d,
         "E": e,
-        "BLOCK_D": tile_width(d),
+        "PADDED_D": tile_width(d),
         "PADDED_E": tile_width(e),
         "dtype_bytes": problem.dtype_bytes,
     }

@@ -135,6 +135,16 @@ def read_defaults(file: SpaceFile, path: Path) -> dict[str, str | int | Expressi
     return defaults
 
 
+def read_starts(file: SpaceFile, path: Path) -> Iterator[dict[str, str | int]]:
+    """Values that a search tries early. One that its parameter does not list is no mistake: a user's file may be narrower."""
+    for index, start in enumerate(file.starts):
+        unknown = [name for name in start if name not in file.parameters]
+        if unknown:
+            expected = ", ".join(file.parameters)
+            raise SpaceError(f"{path}: starts.{index}.{unknown[0]}: unknown key; expected one of {expected}")
+        yield dict(start)
+
+
 def _default(value: str | int, entry: ParameterEntry, key: str, earlier: list[str]) -> str | int | Expression:
     """A literal, or for a numeric parameter an expression over the case and the parameters before it."""
     if isinstance(value, str) and entry.numeric:

@@ -15,6 +15,7 @@ from latune.codegen.parameters import (
     read_constraints,
     read_defaults,
     read_parameters,
+    read_starts,
 )
 from latune.codegen.space_file import read_space_file
 from latune.config import Config
@@ -34,6 +35,7 @@ class Space:
         name: the kernels it serves, ``Kernel.space``.
         path: the file it came from.
         defaults: for each parameter its default, or the expression that gives it.
+        starts: values that have won somewhere, for a search to try early; a config near them may be feasible, or none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Space:
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...]
     defaults: Mapping[str, str | int | Expression]
+    starts: tuple[Mapping[str, str | int], ...] = ()
 
     def feasible(self, config: Config, problem: Problem, gpu: Gpu, kernel: Kernel) -> str | None:
         """None for a config of this space, else the reason why it is not one."""
@@ -179,4 +182,5 @@ def load_space(name: str, path: Path | None = None) -> Space:
         parameters=tuple(read_parameters(file, path)),
         constraints=tuple(read_constraints(file, path)),
         defaults=read_defaults(file, path),
+        starts=tuple(read_starts(file, path)),
     )

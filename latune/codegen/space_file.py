@@ -93,6 +93,7 @@ class SpaceFile(_Strict):
     parameters: Annotated[dict[str, ParameterEntry], Field(min_length=1)]
     constraints: list[ConstraintEntry] = []
     default: dict[str, Value]
+    starts: list[dict[str, Value]] = []
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -33,6 +33,14 @@ class TensorView:
     padded: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileView:
+    """A tile of the key dim: what the names of its blocks end in ("" where it is the only one), and its first column."""
+
+    suffix: str
+    start: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepView:
     """One step of a plan, for the templates. ``d`` and ``e`` are the widths as this kernel sees them."""
@@ -77,6 +85,12 @@ class StepView:
         return self._values["state_layout"] == "transposed"
 
     @property
+    def branched(self) -> str:
+        """Which products stand under a branch (see products.jinja): ``scores``, ``all``, or "" for none."""
+        branched = str(self._values.get("branched", "none"))
+        return "" if branched == "none" else branched
+
+    @property
     def decay(self) -> str:
         return "none" if self.problem.decay == "none" else str(self._values["decay_mode"])
 
@@ -102,7 +116,17 @@ class StepView:
 
     @property
     def block_d(self) -> int:
-        return tile_width(self.d)
+        return tile_width(self.d) if self.fused else int(self._values["BLOCK_D"])
+
+    @property
+    def tiles(self) -> list[TileView]:
+        """The tiles that hold the key dim."""
+        count = -(-self.d // self.block_d)
+        starts = ["0", "BLOCK_D", *(f"{number} * BLOCK_D" for number in range(2, count))][:count]
+        return [TileView(suffix=str(number) if count > 1 else "", start=start) for number, start in enumerate(starts)]
+
+    def tiles_of(self, tensor: TensorView) -> list[TileView]:
+        return self.tiles if tensor.axis == "d" else [TileView(suffix="", start="0")]
 
     @property
     def block_e(self) -> int:

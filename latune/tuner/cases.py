@@ -27,7 +27,11 @@ _EDGE_SLOPES = (0.0, 200.0, 0.0039, 0.84, 30.0)
 _SCALE = 0.75
 # batch, seqlen, strided: a ragged tail after full chunks; one token; one short of a chunk; one past it.
 _SMALL = ((2, 3 * 128 + 17, True), (8, 1, False), (1, 63, False), (1, 129, True))
+# Elements of one float64 tensor of a reference; on a GPU more where its memory allows: fewer slices, fewer launches.
 _SLICE_ELEMENTS = 2**25
+_SLICE_MEMORY_SHARE = 1 / 64
+# Longer than a kernel's: what a reference takes is the launches of its chunks.
+_CHUNK = 256
 _WINDOW = 32
 
 
@@ -72,12 +76,12 @@ class Inputs:
         """Every output of the call in this object's dtype, by name."""
         if self.do is None:
             o, final_state = reference.chunked(
-                self.q, self.k, self.v, self.slopes, scale=self.scale, initial_state=self.initial_state
+                self.q, self.k, self.v, self.slopes, scale=self.scale, initial_state=self.initial_state, chunk=_CHUNK
             )
             return {"o": o, "final_state": final_state}
         names = ("dq", "dk", "dv", "dinitial_state")
         values = reference.gradients(
-            self.q, self.k, self.v, self.slopes, self.scale, self.do, self.initial_state, self.dfinal_state
+            self.q, self.k, self.v, self.slopes, self.scale, self.do, self.initial_state, self.dfinal_state, chunk=_CHUNK
         )
         return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
@@ -167,10 +171,17 @@ def _expected(inputs: Inputs) -> dict[str, Expected]:
 
 def _slices(inputs: Inputs) -> Iterator[tuple[int, slice]]:
     batch, num_heads, seqlen, d = inputs.q.shape
-    step = max(1, _SLICE_ELEMENTS // (seqlen * max(d, inputs.v.shape[-1])))
+    step = max(1, _slice_elements(inputs.q.device) // (seqlen * max(d, inputs.v.shape[-1])))
     for index in range(batch):
         for start in range(0, num_heads, step):
             yield index, slice(start, start + step)
+
+
+def _slice_elements(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _SLICE_ELEMENTS
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return max(_SLICE_ELEMENTS, int(free_bytes * _SLICE_MEMORY_SHARE) // torch.float64.itemsize)
 
 
 def _smooth(energy: Tensor) -> Tensor:

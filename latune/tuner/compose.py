@@ -5,8 +5,8 @@ dk and dv are the operator that dq is, with its roles permuted: a ranking of dq'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from latune.codegen.space import Space, load_space
@@ -63,12 +63,13 @@ class Composer:
         return list(dict.fromkeys([*plans, *defaults, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
-        """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default."""
+        """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
+
+        A plan in segments comes a second time, with as many as fill the GPU here: what filled it there had other heads.
+        """
         complete = [plan for plan in plans if tuple(step.kernel for step in plan.steps) in self.forms]
-        fitted = [
-            Plan(tuple(Step(kernel=step.kernel, config=self._fitted(step.kernel, step.config)) for step in plan.steps))
-            for plan in complete
-        ]
+        both = [variant for plan in complete for variant in (plan, _mapped(plan, self._filling))]
+        fitted = [_mapped(plan, self._fitted) for plan in both]
         return list(dict.fromkeys([*fitted, self._default(self.forms[0])]))
 
     def _serves(self, name: str) -> bool:
@@ -96,6 +97,18 @@ class Composer:
         assert nearest is not None, f"the form's kernels are served, {name} among them"
         return nearest
 
+    def _filling(self, name: str, config: Config) -> Config:
+        """A config in segments with the most of them whose programs all find an SM of their own, if two do."""
+        if config.algorithm != "split":
+            return config
+        _, width = KERNELS[name].dims(self.problem)
+        slices = -(-width // dict(config.constexprs).get("BLOCK_E", width))
+        segments = self.gpu.sms // (self.problem.batch_heads * slices)
+        if segments < 2:
+            return config
+        constexprs = {**dict(config.constexprs), "SEGMENTS": 1 << (segments.bit_length() - 1)}
+        return replace(config, constexprs=tuple(sorted(constexprs.items())))
+
     def _default(self, form: tuple[str, ...]) -> Plan:
         configs = ((name, self.space(name).default(self.problem, self.gpu, KERNELS[name])) for name in form)
         return Plan(tuple(Step(kernel=name, config=config) for name, config in configs))
@@ -103,6 +116,10 @@ class Composer:
     def _allows(self, plan: Plan) -> bool:
         complete = tuple(step.kernel for step in plan.steps) in self.forms
         return complete and all(self._feasible(step.kernel, step.config) for step in plan.steps)
+
+
+def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:
+    return Plan(tuple(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps))
 
 
 def _ranked_as(name: str) -> str:

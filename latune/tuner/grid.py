@@ -47,6 +47,12 @@ class Grid:
     def default(self) -> Config:
         return self.space.default(self.problem, self.gpu, self.kernel)
 
+    @cached_property
+    def starts(self) -> tuple[Config, ...]:
+        """The feasible configs nearest to those values that the space's file says have won somewhere."""
+        found = (self.nearest(values) for values in self.space.starts)
+        return tuple(dict.fromkeys(config for config in found if config is not None))
+
     @property
     def digest(self) -> str:
         """Six hexadecimal digits of what the axes are; a study holds trials of one grid only."""

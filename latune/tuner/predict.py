@@ -14,7 +14,7 @@ The fourth power stands for overlap: the longest term counts, and those close to
     throughput  what the busiest SM computes, without waiting: n * step * ceil(P / SMs).
     chain       the recurrence, whose chunks follow one another: W * (latency + n * (step + waits)).
     step        of a chunk: products (FLOPs / an SM's matrix rate, by shape), three operations an element of scores,
-                output and state, exponentials, tiles passed through shared memory (the rounded state of the plain
+                output and state, tiles passed through shared memory (the rounded state of the plain
                 layout), and spills (each byte written once and read twice).
     waits       20 ns a product, and as much again for every 4 warps; and of the memory latency what the num_stages - 1
                 chunks ahead do not cover.
@@ -55,7 +55,6 @@ _L2_BYTES_A_CLOCK = 30
 _SHARED_BYTES_A_CLOCK = 128
 _FP32_LANES = {80: 64}
 _USUAL_FP32_LANES = 128
-_EXP2_LANES = 16
 _SPILL_ACCESSES = 3
 _OPERATIONS_AN_ELEMENT = 3
 _MATRIX_ROWS = {90: 64, 100: 128}
@@ -147,7 +146,7 @@ def _step_ms(view: StepView, work: Work, kernel: KernelBuild, gpu: Gpu) -> float
     products_ms = sum(2 * m * n * k / (rate * _shape_share(m, n, kernel.num_warps, gpu.arch)) for m, n, k in work.products)
     spilled_bytes = _SPILL_ACCESSES * kernel.spill_bytes * kernel.num_warps * WARP_SIZE
     clocks = work.elements * _OPERATIONS_AN_ELEMENT / _FP32_LANES.get(gpu.arch, _USUAL_FP32_LANES)
-    clocks += work.exponentials / _EXP2_LANES + (2 * work.staged_bytes + spilled_bytes) / _SHARED_BYTES_A_CLOCK
+    clocks += (2 * work.staged_bytes + spilled_bytes) / _SHARED_BYTES_A_CLOCK
     return products_ms + _clocks_ms(clocks, gpu)
 
 

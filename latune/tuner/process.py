@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,16 +52,33 @@ class Process:
         Raises:
             WorkerError: it ended, or gave no sign in time; with the last line it printed.
         """
+        process = cls.begin(start)
+        process.wait_until_up(start)
+        return process
+
+    @classmethod
+    def begin(cls, start: Start) -> Process:
+        """Starts a process and goes on while its runner comes up."""
         process = cls._spawn()
+        # It may have ended already; who waits for it is told.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.connection.send(start)
+        return process
+
+    def wait_until_up(self, start: Start) -> None:
+        """Waits for the runner of a process that was begun; ends the process when that does not come up.
+
+        Raises:
+            WorkerError: it ended, or gave no sign in time; with the last line it printed.
+        """
         try:
-            answer = process.ask(start, _STARTUP_TIMEOUT_S)
+            answer = self._answer(time.monotonic() + _STARTUP_TIMEOUT_S, _STARTUP_TIMEOUT_S)
         except BaseException:
-            process.kill()
+            self.kill()
             raise
         if isinstance(answer, Failure):
-            process.kill()
+            self.kill()
             raise WorkerError(f"the worker process for device {start.device_index} did not start: {answer.detail}")
-        return process
 
     @classmethod
     def _spawn(cls) -> Process:
@@ -83,16 +101,22 @@ class Process:
     def alive(self) -> bool:
         return self.popen.poll() is None
 
-    def ask(self, job: Job | Start, timeout_s: float) -> object:
+    def ask(self, job: Job, timeout_s: float) -> object:
         """The answer to a job: a ``Failure`` too when the process dies over it or does not answer in time.
 
         Raises:
             UntakenError: the process was gone before.
         """
         printed_before = os.fstat(self.log.fileno()).st_size
-        deadline, taken = time.monotonic() + timeout_s, False
-        try:
+        deadline = time.monotonic() + timeout_s
+        # A process that is gone is found so below, too, together with what it printed.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(job)
+        return self._answer(deadline, timeout_s, printed_before)
+
+    def _answer(self, deadline: float, timeout_s: float, printed_before: int = 0) -> object:
+        taken = False
+        try:
             while isinstance(answer := self._receive(deadline), Taken):
                 taken = True
         except TimeoutError:

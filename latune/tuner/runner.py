@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,22 +32,22 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 def start(device_index: int) -> Callable[[Job], object]:
     """Takes the device and returns what answers jobs on it."""
     torch.cuda.set_device(device_index)
-    return GpuRunner(device=torch.device("cuda", device_index), copy_gbps=copy_gbps())
+    return GpuRunner(device=torch.device("cuda", device_index))
 
 
 @dataclass(kw_only=True)
 class GpuRunner:
-    """Answers jobs on the current GPU; keeps the inputs and references of the last prepared problem.
-
-    Attributes:
-        copy_gbps: measured bandwidth of a copy, GB/s.
-    """
+    """Answers jobs on the current GPU; keeps the inputs and references of the last prepared problem."""
 
     device: torch.device
-    copy_gbps: float
     _seed: int = 0
     _fixture: Fixture | None = None
     _sets: list[Inputs] = field(default_factory=list)
+
+    @cached_property
+    def copy_gbps(self) -> float:
+        """Measured bandwidth of a copy, GB/s; on first use, since a process that stands by must leave the GPU alone."""
+        return copy_gbps()
 
     def __call__(self, job: Job) -> object:
         # A candidate that ran out of memory, or took much scratch, must not starve the next.

@@ -113,7 +113,7 @@ def search(
         study_name: names problem, GPU, kernel, seed and whatever else a stored evaluation depends on.
         storage: see ``Study``.
         fresh: forget the study's earlier runs.
-        starts: configs to try after the default; those outside the space are passed over.
+        starts: configs to try after the default, before those of the space's file; those outside the space are passed over.
         time_budget_s: begin no evaluation later than this.
         on_trial: called after each evaluation.
         batch: how many configs are chosen at once, from the results of the batches before.
@@ -125,7 +125,7 @@ def search(
     """
     deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
     grid = Grid(space, problem, gpu, kernel)
-    route = Route(grid=grid, starts=(grid.default, *starts), trials=trials, seed=seed, batch=batch)
+    route = Route(grid=grid, starts=(grid.default, *starts, *grid.starts), trials=trials, seed=seed, batch=batch)
     study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
     resumed = len(study.trials)
     try:

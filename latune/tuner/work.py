@@ -21,7 +21,6 @@ class Work:
         steps: chunks (in a scan: segments) that one program walks.
         products: (rows, columns, contracted) of each matrix product of a step.
         elements: fp32 elements that a step computes with one by one.
-        exponentials: of a step.
         staged_bytes: what a step writes to shared memory and reads back, apart from its loads.
         num_stages: steps whose loads are in flight at once.
     """
@@ -31,7 +30,6 @@ class Work:
     steps: int
     products: tuple[tuple[int, int, int], ...] = ()
     elements: int = 0
-    exponentials: int = 0
     staged_bytes: int = 0
     num_stages: int = 1
 
@@ -101,20 +99,21 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
     """Reads y and z of all segments but one, writes a state each."""
     share = (sizes.segments - 1) / sizes.segments
     written = sizes.state_bytes * (sizes.segments - 1)
-    rows, columns = (view.block_e, view.block_d) if view.transposed else (view.block_d, view.block_e)
+    width = view.block_d * len(view.tiles)
+    rows, columns = (view.block_e, width) if view.transposed else (width, view.block_e)
     return Work(
         dram_bytes=share * sizes.column_bytes * (view.d + view.e) + written,
         l2_bytes=share * sizes.column_bytes * (view.d * view.num_splits + view.e) + written,
         steps=sizes.chunks_a_segment,
         products=((rows, columns, view.block_n),),
-        elements=view.block_d * view.block_e,
+        elements=width * view.block_e,
         num_stages=view.step.config.num_stages,
     )
 
 
 def _stream(view: StepView, sizes: _Sizes) -> Work:
     """Scores x y^T, from them and the state the output, then the state's update."""
-    n, d, e = view.block_n, view.block_d, view.block_e
+    n, d, e = view.block_n, view.block_d * len(view.tiles), view.block_e
     once = sizes.column_bytes * (2 * view.d + 2 * view.e)
     again = sizes.column_bytes * 2 * view.d * (view.num_splits - 1)
     saved = sizes.inputs_again(view.d + view.e)
@@ -125,7 +124,6 @@ def _stream(view: StepView, sizes: _Sizes) -> Work:
         steps=sizes.chunks_a_segment,
         products=((n, n, d), *out),
         elements=n * n + n * e + d * e + _lifted(view, n * d),
-        exponentials=n * n if view.decay == "recompute" else 0,
         staged_bytes=0 if view.transposed else d * e * view.problem.dtype_bytes,
         num_stages=view.step.config.num_stages,
     )
@@ -146,7 +144,6 @@ def _fused(view: StepView, sizes: _Sizes) -> Work:
         steps=sizes.chunks_a_segment,
         products=transposed if view.transposed else plain,
         elements=2 * n * n + n * (d + e) + d * e + _lifted(view, n * (d + e)),
-        exponentials=2 * n * n if view.decay == "recompute" else 0,
         staged_bytes=staged,
         num_stages=view.step.config.num_stages,
     )

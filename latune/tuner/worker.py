@@ -28,6 +28,8 @@ _PREPARE_TIMEOUT_S = 600.0
 class Worker:
     """A process that evaluates plans on one GPU; it is started on first use and replaced when it falls.
 
+    Its successor comes up beside it, idle, so that nobody waits for one.
+
     Args:
         device_index: the device, as torch counts them.
         seed: of the inputs and of a race's order.
@@ -38,6 +40,7 @@ class Worker:
         self._start = Start(runner=runner, device_index=device_index)
         self._seed = seed
         self._process: Process | None = None
+        self._successor: Process | None = None
         self._prepared: Problem | None = None
         self._report: DeviceReport | None = None
         # Each race has an order of its own: two in one order would share what depends on it.
@@ -110,8 +113,11 @@ class Worker:
             process.kill()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process and its successor."""
         self.restart()
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            successor.kill()
 
     def _ask(self, problem: Problem | None, job: Job, timeout_s: float) -> object:
         """The answer to a job, about a prepared problem where one is given; a process that has died idle is replaced unseen.
@@ -141,7 +147,7 @@ class Worker:
 
     def _ask_once(self, job: Job, timeout_s: float) -> object:
         """One job, one answer; a process that did not survive it is gone afterwards."""
-        self._process = self._process or Process.launch(self._start)
+        self._process = self._process or self._fresh()
         try:
             answer = self._process.ask(job, timeout_s)
         except BaseException:
@@ -151,3 +157,23 @@ class Worker:
         if isinstance(answer, Failure) and answer.outcome in ("illegal_access", "timeout"):
             self.restart()
         return answer
+
+    def _fresh(self) -> Process:
+        """The process that stands by, or a new one where that has died; and another one to stand by.
+
+        Raises:
+            WorkerError: no process comes up.
+        """
+        waiting, self._successor = self._successor, None
+        process = self._up(waiting) or Process.launch(self._start)
+        self._successor = Process.begin(self._start)
+        return process
+
+    def _up(self, waiting: Process | None) -> Process | None:
+        if waiting is None:
+            return None
+        try:
+            waiting.wait_until_up(self._start)
+        except WorkerError:
+            return None
+        return waiting

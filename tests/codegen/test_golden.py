@@ -23,7 +23,8 @@ Case = tuple[Problem, Plan]
 
 
 def forward(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
-    plan = plan_of("o", state_layout="transposed", loads="tma", BLOCK_N=64, BLOCK_E=128, num_warps=8, num_stages=4)
+    choices = {"state_layout": "transposed", "branched": "scores", "loads": "tma"}
+    plan = plan_of("o", **choices, BLOCK_N=64, BLOCK_E=128, num_warps=8, num_stages=4)
     return problem_of(batch=4, num_heads=32, seqlen=8192), plan
 
 
@@ -38,7 +39,7 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     plans = (
         plan_of("dq", algorithm="chunk_parallel", decay_mode="factored", decayed=None),
         plan_of("dk", algorithm="chunk_parallel", state_layout="transposed"),
-        plan_of("dv", decay_mode="recompute", decayed="key"),
+        plan_of("dv", state_layout="transposed", branched="all", BLOCK_D=32, decayed="key"),
     )
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
 

@@ -62,7 +62,7 @@ def test_strides_beyond_32_bits_are_wide(problem_of: ProblemOf, plan_of: PlanOf)
 
 @pytest.mark.parametrize(("dtype", "name"), [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32")])
 def test_descriptors(problem_of: ProblemOf, plan_of: PlanOf, dtype: str, name: str) -> None:
-    (launch,) = launches(problem_of(dtype=dtype, head_dim_k=48), plan_of("o", loads="tma", BLOCK_N=16, BLOCK_E=32))
+    (launch,) = launches(problem_of(dtype=dtype, head_dim_k=48), plan_of("o", loads="tma", BLOCK_N=16, BLOCK_D=64, BLOCK_E=32))
     assert launch.signature["q"] == f"tensordesc<{name}[1, 1, 16, 64]>"
     assert launch.signature["o"] == f"tensordesc<{name}[1, 1, 16, 32]>"
     assert not any(argument.startswith("stride_") for argument in launch.signature)

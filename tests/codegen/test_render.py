@@ -25,13 +25,14 @@ LINE_LENGTH = 128
 LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments"}
 
 ALGORITHMS = ("sequential", "split", "chunk_parallel")
-LAYOUTS = ("plain", "transposed")
+# state_layout and branched; the plain layout has no such choice.
+LAYOUTS = (("plain", None), *itertools.product(("transposed",), ("none", "scores", "all")))
 LOADS = ("pointer", "tma")
 # decay_mode and decayed; neither for decay none.
-DECAYS = (*itertools.product(("matrix", "recompute"), ("key", "value")), ("factored", None), (None, None))
+DECAYS = (("matrix", "key"), ("matrix", "value"), ("factored", None), (None, None))
 PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form in forms)
-# D, E, BLOCK_E: padded or not, in one or several slices of the value dim.
-WIDTHS = ((128, 128, 128), (128, 128, 32), (48, 80, 128), (80, 48, 16))
+# D, E, BLOCK_D, BLOCK_E: padded or not, in one or several tiles of the key dim and slices of the value dim.
+WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48, 128, 16))
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
 DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
 
@@ -42,11 +43,12 @@ ProblemOf = Callable[..., Problem]
 def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
     """The product of all that shapes a source."""
     axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, WIDTHS, DATA)
-    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, block_e), data in itertools.product(*axes):
+    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, *blocks), data in itertools.product(*axes):
         what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), data, strict=True))
-        choices = {"algorithm": algorithm, "state_layout": layout, "loads": loads, "decay_mode": mode, "decayed": decayed}
+        choices = {"algorithm": algorithm, "loads": loads, "decay_mode": mode, "decayed": decayed}
+        choices |= dict(zip(("state_layout", "branched"), layout, strict=True))
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e, **what)
-        yield problem, plan_of(*form, **choices, BLOCK_E=block_e)
+        yield problem, plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == 3 * 2 * 2 * 6 * 3 * 4 * 5
+    assert len(set(texts)) == 3 * 4 * 2 * 4 * 3 * 4 * 5
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -160,7 +162,7 @@ def test_another_length_batch_or_number_of_heads_is_the_same_code(
 
 def test_decay_none_renders_no_decay(texts: list[str]) -> None:
     bare = [text for text in texts if "decay=none" in text]
-    assert len(bare) == len(texts) // 6
+    assert len(bare) == len(texts) // 4
     for text in bare:
         assert not re.search(r"slope|exp2|\bexp\b|decay|LOG2|FACTORED|across|lift|to_state|from_state", body(text))
 
@@ -168,7 +170,7 @@ def test_decay_none_renders_no_decay(texts: list[str]) -> None:
 def test_a_decay_is_a_power_of_two(texts: list[str]) -> None:
     """log2(e) goes into the slope once; every weight is exp2 of an exponent."""
     decayed = [text for text in texts if "decay=constant" in text]
-    assert len(decayed) == len(texts) // 6 * 5
+    assert len(decayed) == len(texts) // 4 * 3
     for text in decayed:
         code = body(text)
         assert code.count("tl.load(slopes") == code.count("tl.load(slopes + i_h) * LOG2_E") + code.count(

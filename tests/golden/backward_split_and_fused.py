@@ -2,7 +2,7 @@
 
 problem   bwd 1,16,32768,64,96 fp16 decay=constant
 templates 0000000000000000000000000000000000000000000000000000000000000000
-dq        split decay_mode=matrix decayed=key loads=pointer state_layout=plain BLOCK_E=32 BLOCK_N=32 SEGMENTS=8 num_warps=4 num_stages=3
+dq        split decay_mode=matrix decayed=key loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=32 BLOCK_N=32 SEGMENTS=8 num_warps=4 num_stages=3
 dkdv      sequential decay_mode=matrix decayed=value loads=pointer state_layout=plain BLOCK_N=32 num_warps=8 num_stages=2
 """
 
@@ -35,8 +35,8 @@ def dq_states_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -95,8 +95,8 @@ def dq_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -112,7 +112,8 @@ def dq_kernel(
     p_state = initial_state + i_bh.to(tl.int64) * (D * E) + o_e[None, :] * D + o_d[:, None]
     b_state = tl.load(p_state, mask=(o_d < D)[:, None] & (o_e < E)[None, :], other=0.0)
     for i_t in tl.range(0, i_s):
-        b_state *= tl.exp2(-slope * segment_rows)
+        across = tl.exp2(-slope * segment_rows)
+        b_state *= across
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_t) * (D * E) + o_d[:, None] * E + o_e[None, :]
         b_local = tl.load(p_state, mask=(o_d < D)[:, None] & (o_e < E)[None, :], other=0.0)
         b_state += b_local
@@ -214,23 +215,25 @@ def dkdv_kernel(
         b_v = tl.load(p_v, mask=m_row & (o_e < E)[None, :], other=0.0)
         p_do = do + o_row[:, None] * stride_don + o_e[None, :]
         b_do = tl.load(p_do, mask=m_row & (o_e < E)[None, :], other=0.0)
-        b_carry = b_state.to(tl.float16)
         b_a = tl.dot(b_k, tl.trans(b_q))  # [BLOCK_N, BLOCK_N]
-        b_b = tl.dot(b_v, tl.trans(b_do))  # [BLOCK_N, BLOCK_N]
-        b_dv = tl.dot(b_k, b_carry)  # [BLOCK_N, BLOCK_E]
-        b_dk = tl.dot(b_v, tl.trans(b_carry))  # [BLOCK_N, BLOCK_D]
-        b_state *= across
-        b_state = tl.dot(tl.trans(b_q), (b_do * to_state[:, None]).to(tl.float16), b_state)
-        b_dv *= from_state[:, None]
         b_a *= decay_matrix
-        b_dv = tl.dot(b_a.to(tl.float16), b_do, b_dv)
+        b_a = b_a.to(tl.float16)
+        b_b = tl.dot(b_v, tl.trans(b_do))  # [BLOCK_N, BLOCK_N]
+        b_b *= decay_matrix
+        b_b = b_b.to(tl.float16)
+        b_carry = b_state.to(tl.float16)
+        b_dv = tl.dot(b_k, b_carry)  # [BLOCK_N, BLOCK_E]
+        b_dv *= from_state[:, None]
+        b_dv = tl.dot(b_a, b_do, b_dv)
         p_dv = dv + o_row[:, None] * stride_dvn + o_e[None, :]
         tl.store(p_dv, b_dv.to(tl.float16), mask=m_row & (o_e < E)[None, :])
+        b_dk = tl.dot(b_v, tl.trans(b_carry))  # [BLOCK_N, BLOCK_D]
         b_dk *= from_state[:, None]
-        b_b *= decay_matrix
-        b_dk = tl.dot(b_b.to(tl.float16), b_q, b_dk)
+        b_dk = tl.dot(b_b, b_q, b_dk)
         p_dk = dk + o_row[:, None] * stride_dkn + o_d[None, :]
         tl.store(p_dk, b_dk.to(tl.float16), mask=m_row)
+        b_state *= across
+        b_state = tl.dot(tl.trans(b_q), (b_do * to_state[:, None]).to(tl.float16), b_state)
     p_state = dinitial_state + i_bh.to(tl.int64) * (D * E) + o_d[:, None] * E + o_e[None, :]
     tl.store(p_state, b_state * scale, mask=(o_d < D)[:, None] & (o_e < E)[None, :])
 

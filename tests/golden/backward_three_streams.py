@@ -2,9 +2,9 @@
 
 problem   bwd 2,16,1024,80,128 bf16 decay=constant
 templates 0000000000000000000000000000000000000000000000000000000000000000
-dq        chunk_parallel decay_mode=factored loads=pointer state_layout=plain BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
-dk        chunk_parallel decay_mode=matrix decayed=value loads=pointer state_layout=transposed BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
-dv        sequential decay_mode=recompute decayed=key loads=pointer state_layout=plain BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
+dq        chunk_parallel decay_mode=factored loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
+dk        chunk_parallel decay_mode=matrix decayed=value loads=pointer state_layout=transposed BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
+dv        sequential branched=all decay_mode=matrix decayed=key loads=pointer state_layout=transposed BLOCK_D=32 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
 """
 
 import torch
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-FACTORED_MAX_EXPONENT = tl.constexpr(96.0)
+FACTORED_MAX_EXPONENT = tl.constexpr(64.0)
 
 
 @triton.jit(do_not_specialize=["num_heads", "seqlen", "segment_rows", "num_segments"])
@@ -37,8 +37,8 @@ def dq_states_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -121,8 +121,8 @@ def dq_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -210,8 +210,8 @@ def dk_states_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -297,8 +297,8 @@ def dk_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
@@ -369,11 +369,13 @@ def dv_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    i_e = tl.program_id(0) % 2
-    i_bh = tl.program_id(0) // 2
+    i_e = tl.program_id(0) % tl.cdiv(E, BLOCK_E)
+    i_bh = tl.program_id(0) // tl.cdiv(E, BLOCK_E)
     i_b, i_h = i_bh // num_heads, i_bh % num_heads
     o_n = tl.arange(0, BLOCK_N)
-    o_d = tl.arange(0, BLOCK_D)
+    o_d0 = tl.arange(0, BLOCK_D)
+    o_d1 = BLOCK_D + tl.arange(0, BLOCK_D)
+    o_d2 = 2 * BLOCK_D + tl.arange(0, BLOCK_D)
     o_e = i_e * BLOCK_E + tl.arange(0, BLOCK_E)
     begin, end = 0, seqlen
     last = begin + (end - begin - 1) // BLOCK_N * BLOCK_N
@@ -382,32 +384,54 @@ def dv_kernel(
     do += i_b.to(tl.int64) * stride_dob + i_h.to(tl.int64) * stride_doh
     dv += i_b.to(tl.int64) * stride_dvb + i_h.to(tl.int64) * stride_dvh
     slope = tl.load(slopes + i_h) * LOG2_E
-    b_state = tl.zeros([BLOCK_D, BLOCK_E], dtype=tl.float32)
+    b_state0 = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
+    b_state1 = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
+    b_state2 = tl.zeros([BLOCK_E, BLOCK_D], dtype=tl.float32)
     across = tl.exp2(-slope * BLOCK_N)
     from_state = tl.exp2(-slope * (BLOCK_N - 1 - o_n)) * scale
     to_state = tl.exp2(-slope * (o_n + 1))
+    distance = o_n[:, None] - o_n[None, :]
+    decay_matrix = tl.where(distance >= 0, tl.exp2(-slope * tl.abs(distance)), 0.0) * scale
     for back in tl.range(0, end - begin, BLOCK_N):
         start = last - back
         o_row = start + o_n.to(tl.int64)
         m_row = (o_row < seqlen)[:, None]
-        o_chunk = start + o_n
-        distance = o_chunk[None, :] - o_chunk[:, None]
-        decay_matrix = tl.where(distance >= 0, tl.exp2(-slope * tl.abs(distance)), 0.0) * scale
-        p_k = k + o_row[:, None] * stride_kn + o_d[None, :]
-        b_k = tl.load(p_k, mask=m_row & (o_d < D)[None, :], other=0.0)
-        p_q = q + o_row[:, None] * stride_qn + o_d[None, :]
-        b_q = tl.load(p_q, mask=m_row & (o_d < D)[None, :], other=0.0)
+        p_k = k + o_row[:, None] * stride_kn + o_d0[None, :]
+        b_k0 = tl.load(p_k, mask=m_row & (o_d0 < D)[None, :], other=0.0)
+        p_k = k + o_row[:, None] * stride_kn + o_d1[None, :]
+        b_k1 = tl.load(p_k, mask=m_row & (o_d1 < D)[None, :], other=0.0)
+        p_k = k + o_row[:, None] * stride_kn + o_d2[None, :]
+        b_k2 = tl.load(p_k, mask=m_row & (o_d2 < D)[None, :], other=0.0)
+        p_q = q + o_row[:, None] * stride_qn + o_d0[None, :]
+        b_q0 = tl.load(p_q, mask=m_row & (o_d0 < D)[None, :], other=0.0)
+        p_q = q + o_row[:, None] * stride_qn + o_d1[None, :]
+        b_q1 = tl.load(p_q, mask=m_row & (o_d1 < D)[None, :], other=0.0)
+        p_q = q + o_row[:, None] * stride_qn + o_d2[None, :]
+        b_q2 = tl.load(p_q, mask=m_row & (o_d2 < D)[None, :], other=0.0)
         p_do = do + o_row[:, None] * stride_don + o_e[None, :]
         b_do = tl.load(p_do, mask=m_row, other=0.0)
-        b_p = tl.dot(b_k, tl.trans(b_q))  # [BLOCK_N, BLOCK_N]
-        b_dv = tl.dot(b_k, b_state.to(tl.bfloat16))  # [BLOCK_N, BLOCK_E]
-        b_state *= across
-        b_state = tl.dot((tl.trans(b_q) * to_state[None, :]).to(tl.bfloat16), b_do, b_state)
-        b_p *= decay_matrix
-        b_dv *= from_state[:, None]
-        b_dv = tl.dot(b_p.to(tl.bfloat16), b_do, b_dv)
+        if start >= 0:
+            b_p = tl.dot(b_q0, tl.trans(b_k0)) * decay_matrix  # [BLOCK_N, BLOCK_N]
+            b_p += tl.dot(b_q1, tl.trans(b_k1)) * decay_matrix
+            b_p += tl.dot(b_q2, tl.trans(b_k2)) * decay_matrix
+            b_p = b_p.to(tl.bfloat16)
+        else:
+            b_p = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.bfloat16)
+        b_dv = tl.dot(b_state0.to(tl.bfloat16), tl.trans(b_k0))  # [BLOCK_E, BLOCK_N]
+        b_dv = tl.dot(b_state1.to(tl.bfloat16), tl.trans(b_k1), b_dv)
+        b_dv = tl.dot(b_state2.to(tl.bfloat16), tl.trans(b_k2), b_dv)
+        b_dv *= from_state[None, :]
+        b_dv = tl.dot(tl.trans(b_do), b_p, b_dv)
+        b_dv = tl.trans(b_dv)
         p_dv = dv + o_row[:, None] * stride_dvn + o_e[None, :]
         tl.store(p_dv, b_dv.to(tl.bfloat16), mask=m_row)
+        if start >= 0:
+            b_state0 *= across
+            b_state1 *= across
+            b_state2 *= across
+            b_state0 = tl.dot(tl.trans(b_do), (b_q0 * to_state[:, None]).to(tl.bfloat16), b_state0)
+            b_state1 = tl.dot(tl.trans(b_do), (b_q1 * to_state[:, None]).to(tl.bfloat16), b_state1)
+            b_state2 = tl.dot(tl.trans(b_do), (b_q2 * to_state[:, None]).to(tl.bfloat16), b_state2)
 
 
 def _readable(x):
@@ -579,7 +603,7 @@ def backward(q, k, v, slopes, scale, do):
         D=80,
         E=128,
         BLOCK_N=32,
-        BLOCK_D=128,
+        BLOCK_D=32,
         BLOCK_E=64,
         num_warps=4,
         num_stages=2,

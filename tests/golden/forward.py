@@ -2,7 +2,7 @@
 
 problem   fwd 4,32,8192,128,128 bf16 decay=constant
 templates 0000000000000000000000000000000000000000000000000000000000000000
-o         sequential decay_mode=matrix decayed=value loads=tma state_layout=transposed BLOCK_E=128 BLOCK_N=64 num_warps=8 num_stages=4
+o         sequential branched=scores decay_mode=matrix decayed=value loads=tma state_layout=transposed BLOCK_D=128 BLOCK_E=128 BLOCK_N=64 num_warps=8 num_stages=4
 """
 
 import torch
@@ -47,16 +47,19 @@ def o_kernel(
         b_k = b_k.reshape(BLOCK_N, BLOCK_D)
         b_v = v.load([i_b, i_h, start, 0])
         b_v = b_v.reshape(BLOCK_N, BLOCK_E)
-        b_p = tl.dot(b_k, tl.trans(b_q))  # [BLOCK_N, BLOCK_N]
+        if start >= 0:
+            b_p = tl.dot(b_k, tl.trans(b_q)) * decay_matrix  # [BLOCK_N, BLOCK_N]
+            b_p = b_p.to(tl.bfloat16)
+        else:
+            b_p = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.bfloat16)
         b_o = tl.dot(b_state.to(tl.bfloat16), tl.trans(b_q))  # [BLOCK_E, BLOCK_N]
-        b_state *= across
-        b_state = tl.dot((tl.trans(b_v) * to_state[None, :]).to(tl.bfloat16), b_k, b_state)
-        b_p *= decay_matrix
         b_o *= from_state[None, :]
-        b_o = tl.dot(tl.trans(b_v), b_p.to(tl.bfloat16), b_o)
+        b_o = tl.dot(tl.trans(b_v), b_p, b_o)
         b_o = tl.trans(b_o)
         b_o = b_o.to(tl.bfloat16).reshape(1, 1, BLOCK_N, BLOCK_E)
         o.store([i_b, i_h, start, 0], b_o)
+        b_state *= across
+        b_state = tl.dot((tl.trans(b_v) * to_state[None, :]).to(tl.bfloat16), b_k, b_state)
 
 
 def _readable(x):

@@ -16,7 +16,7 @@ from latune.codegen.render import render
 from latune.config import Config
 from latune.ops import reference
 from latune.plan import KERNELS, Plan, Step
-from latune.problem import Problem
+from latune.problem import Problem, tile_width
 from latune.tuner.verify import poisoned_allocations
 
 # o; then all of the backward kernels, each once.
@@ -28,7 +28,7 @@ SCALE = 0.7
 
 AXES: Mapping[str, tuple[object, ...]] = {
     "seqlen": (1, 17, 63, 64, 65, 130),
-    "decay": ("matrix key", "matrix value", "recompute key", "recompute value", "factored", "none"),
+    "decay": ("matrix key", "matrix value", "factored", "none"),
     # D, E, BLOCK_E: one slice, several; whole and padded tiles, D below and above E.
     "widths": ((32, 32, 32), (16, 64, 16), (48, 80, 32), (80, 48, 64), (64, 16, 16)),
     # As PyTorch makes them; [B, N, H, D] seen as [B, H, N, D]; one head for all; [B, H, D, N] seen as [B, H, N, D].
@@ -38,8 +38,10 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
     "algorithm": ("sequential", "split", "chunk_parallel"),
     "layout": ("plain", "transposed"),
+    "branched": ("none", "scores", "all"),
     "loads": ("pointer", "tma"),
     "block_n": (16, 32),
+    "tiles": (1, 2, 4),
     "heads": ((1, 2), (2, 1)),
     "dtype": ("fp32", "fp16"),
 }
@@ -57,8 +59,10 @@ class Case:
     slopes: tuple[float, float]
     algorithm: str
     layout: str
+    branched: str
     loads: str
     block_n: int
+    tiles: int
     heads: tuple[int, int]
     dtype: str
 
@@ -81,11 +85,13 @@ class Case:
 
     def config(self, kernel: str) -> Config:
         mode, _, decayed = self.decay.partition(" ")
-        choices = {"state_layout": self.layout, "loads": self.loads}
+        choices = {"state_layout": self.layout, "branched": self.branched, "loads": self.loads}
         choices |= {} if mode == "none" else {"decay_mode": mode}
         choices |= {"decayed": decayed} if decayed else {}
         constexprs = {"BLOCK_N": self.block_n}
-        constexprs |= {"BLOCK_E": self.widths[2]} if KERNELS[kernel].space == "stream" else {}
+        if KERNELS[kernel].space == "stream":
+            key_width = KERNELS[kernel].dims(self.problem(KERNELS[kernel].direction))[0]
+            constexprs |= {"BLOCK_D": max(16, tile_width(key_width) // self.tiles), "BLOCK_E": self.widths[2]}
         constexprs |= {"SEGMENTS": 3} if self.algorithm == "split" else {}
         return Config.of(self.algorithm, choices=choices, constexprs=constexprs)
 

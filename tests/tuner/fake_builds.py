@@ -27,16 +27,24 @@ def config(
     *,
     algorithm: str = "sequential",
     block_n: int = 64,
+    block_d: int | None = 128,
     block_e: int | None = 128,
     segments: int | None = None,
     num_warps: int = 8,
     num_stages: int = 3,
     **choices: str,
 ) -> Config:
-    sizes = {"BLOCK_N": block_n, "BLOCK_E": block_e, "SEGMENTS": segments}
+    sizes = {"BLOCK_N": block_n, "BLOCK_D": block_d, "BLOCK_E": block_e, "SEGMENTS": segments}
     return Config.of(
         algorithm,
-        choices={"state_layout": layout, "loads": "tma", "decay_mode": "matrix", "decayed": "value", **choices},
+        choices={
+            "state_layout": layout,
+            **({"branched": "none"} if layout == "transposed" else {}),
+            "loads": "tma",
+            "decay_mode": "matrix",
+            "decayed": "value",
+            **choices,
+        },
         constexprs={name: size for name, size in sizes.items() if size is not None},
         num_warps=num_warps,
         num_stages=num_stages,
@@ -63,7 +71,8 @@ def _kernels(view: StepView) -> list[KernelBuild]:
         segments = view.segments
     else:
         segments = -(-problem.seqlen // view.block_n) if view.algorithm == "chunk_parallel" else 1
-    columns = 2 * (view.block_d + view.block_e) if view.fused else 2 * view.block_d + view.block_e
+    width = view.block_d * len(view.tiles)
+    columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
     programs = problem.batch_heads * view.num_splits
     main = kernel(

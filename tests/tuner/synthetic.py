@@ -27,9 +27,11 @@ kernel: stream
 parameters:
   algorithm: {kind: algorithm, values: [sequential, split], about: where states come from}
   state_layout: {kind: choice, values: [plain, transposed], about: layout of the state}
+  branched: {kind: choice, values: [none], when: state_layout == 'transposed', about: products under a branch}
   loads: {kind: choice, values: [pointer], about: how tiles come from memory}
   decay_mode: {kind: choice, values: [matrix], about: the decay inside a chunk}
   decayed: {kind: choice, values: [value], about: the operand that carries the decay}
+  BLOCK_D: {kind: constexpr, values: [128], about: columns of a tile}
   BLOCK_E: {kind: constexpr, powers_of_two: [16, 256], about: columns}
   BLOCK_N: {kind: constexpr, powers_of_two: [16, 128], about: rows}
   SEGMENTS: {kind: constexpr, powers_of_two: [2, 64], when: algorithm == 'split', about: segments}
@@ -37,8 +39,8 @@ parameters:
   num_stages: {kind: launch, values: [1, 2, 3, 4], about: stages}
 constraints:
   - {require: BLOCK_E * BLOCK_N <= 8192, why: the tile is too large}
-default: {algorithm: sequential, state_layout: plain, loads: pointer, decay_mode: matrix, decayed: value, BLOCK_E: 32,
-  BLOCK_N: 32, SEGMENTS: 2, num_warps: 4, num_stages: 1}
+default: {algorithm: sequential, state_layout: plain, branched: none, loads: pointer, decay_mode: matrix,
+  decayed: value, BLOCK_E: 32, BLOCK_N: 32, BLOCK_D: 128, SEGMENTS: 2, num_warps: 4, num_stages: 1}
 """
 BEST_MS = 1.0
 GPU = find_gpu("a100")

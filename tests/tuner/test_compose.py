@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -31,7 +32,7 @@ def streams(fake_builds: ModuleType) -> list[Config]:
 
 @pytest.fixture
 def fused(fake_builds: ModuleType) -> list[Config]:
-    return [fake_builds.config(block_e=None, num_stages=stages) for stages in (2, 1)]
+    return [fake_builds.config(block_d=None, block_e=None, num_stages=stages) for stages in (2, 1)]
 
 
 def kernels(plan: Plan) -> tuple[str, ...]:
@@ -59,7 +60,8 @@ def test_backward_plans_of_both_forms_best_first(streams: list[Config], fused: l
 
 def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Config]) -> None:
     wide = composer("bwd", 256, 256)
-    narrow = [Config.of(**{**config.to_json(), "constexprs": {"BLOCK_N": 32, "BLOCK_E": 32}}) for config in streams[:1]]
+    tile = {"BLOCK_N": 32, "BLOCK_D": 256, "BLOCK_E": 32}
+    narrow = [Config.of(**{**config.to_json(), "constexprs": tile}) for config in streams[:1]]
     assert wide.searched == ["dq"]
     assert {kernels(plan) for plan in wide.compose({"dq": narrow})} == {("dq", "dk", "dv")}
 
@@ -71,15 +73,15 @@ def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]
 
 
 def test_siblings_of_other_widths_take_the_nearest_config_they_allow(fake_builds: ModuleType) -> None:
-    """dv writes the value dim: BLOCK_E 128, right for dq, is wider than its output."""
+    """dv contracts the key dim and writes the value dim: a BLOCK_D of 64 and a BLOCK_E of 128, right for dq, are not for it."""
     backward = composer("bwd", 128, 64)
-    best = fake_builds.config(block_e=128)
+    best = fake_builds.config(block_d=64, block_e=128)
     assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dq"]) is None
     assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dv"]) is not None
     three = next(plan for plan in backward.compose({"dq": [best]}) if kernels(plan) == ("dq", "dk", "dv"))
     dq, dk, dv = (step.config for step in three.steps)
     assert dq == dk == best
-    assert dv == Config.of(**{**best.to_json(), "constexprs": {"BLOCK_N": 64, "BLOCK_E": 64}})
+    assert dv == Config.of(**{**best.to_json(), "constexprs": {"BLOCK_N": 64, "BLOCK_D": 128, "BLOCK_E": 64}})
 
 
 def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: list[Config], fused: list[Config]) -> None:
@@ -94,3 +96,15 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
         for step in plan.steps:
             space = SPACES[KERNELS[step.kernel].space]
             assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
+
+
+def test_a_plan_in_segments_is_also_fitted_with_as_many_as_fill_the_gpu(fake_builds: ModuleType) -> None:
+    split = fake_builds.config(algorithm="split", segments=32)
+    few_heads = Problem(
+        direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=8, seqlen=65536, head_dim_k=128, head_dim_v=128
+    )
+    plans = Composer(problem=few_heads, gpu=GPU, spaces=SPACES).fit([fake_builds.one("o", split)])
+    assert [dict(plan.steps[0].config.constexprs).get("SEGMENTS") for plan in plans] == [32, 16, None]
+    many_heads = replace(few_heads, batch=16)
+    plans = Composer(problem=many_heads, gpu=GPU, spaces=SPACES).fit([fake_builds.one("o", split)])
+    assert len(plans) == 2, "128 heads fill the GPU without segments: nothing is added"

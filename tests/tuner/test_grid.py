@@ -39,7 +39,7 @@ def test_a_repeat_goes_to_a_neighbour_and_nothing_is_left_at_the_end(grid: Grid)
 
 def test_neighbours_are_one_step_along_an_ordinal_or_one_other_choice(grid: Grid) -> None:
     expected = [
-        near(grid.default, state_layout="transposed"),
+        near(grid.default, state_layout="transposed", branched="none"),
         *(near(grid.default, BLOCK_E=value) for value in (16, 64)),
         *(near(grid.default, BLOCK_N=value) for value in (16, 64)),
         *(near(grid.default, num_warps=value) for value in (2, 8)),

@@ -26,9 +26,11 @@ kernel: stream
 parameters:
   algorithm: {kind: algorithm, values: [sequential], about: where states come from}
   state_layout: {kind: choice, values: [plain, transposed], about: layout of the state}
+  branched: {kind: choice, values: [none], when: state_layout == 'transposed', about: products under a branch}
   loads: {kind: choice, values: [pointer], about: how tiles come from memory}
   decay_mode: {kind: choice, values: [matrix], about: the decay inside a chunk}
   decayed: {kind: choice, values: [value], about: the operand that carries the decay}
+  BLOCK_D: {kind: constexpr, values: [128], about: columns of a tile}
   BLOCK_E: {kind: constexpr, powers_of_two: [32, 128], about: columns}
   BLOCK_N: {kind: constexpr, powers_of_two: [32, 64], about: rows}
   SEGMENTS: {kind: constexpr, values: [2], when: algorithm == 'split', about: segments}
@@ -36,8 +38,8 @@ parameters:
   num_stages: {kind: launch, values: [3], about: stages}
 constraints:
   - {require: BLOCK_E * BLOCK_N < 8192, why: the tile is too large}
-default: {algorithm: sequential, state_layout: transposed, loads: pointer, decay_mode: matrix, decayed: value, BLOCK_E: 64,
-  BLOCK_N: 32, SEGMENTS: 2, num_warps: 8, num_stages: 3}
+default: {algorithm: sequential, state_layout: transposed, branched: none, loads: pointer, decay_mode: matrix,
+  decayed: value, BLOCK_E: 64, BLOCK_N: 32, BLOCK_D: 128, SEGMENTS: 2, num_warps: 8, num_stages: 3}
 """
 
 

@@ -60,12 +60,12 @@ def segments(plan: Plan) -> object:
 
 
 def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: list[Plan]) -> None:
-    evaluate = Raced(ms={None: 0.5, 8: 0.2, 16: 0.3})
+    evaluate = Raced(ms={None: 0.5, 8: 0.2, 2: 0.25, 16: 0.3})
     tuned = transfer_problem(LONG, None, evaluate, starts)
     assert (tuned.entry.plan, tuned.entry.evidence) == (starts[0], "transferred")
     assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
-    assert [segments(plan) for plan in evaluate.plans] == [8, 16, None]
-    assert [segments(plan) for plan in tuned.entry.alternates] == [16, None]
+    assert [segments(plan) for plan in evaluate.plans] == [8, 2, 16, None]
+    assert [segments(plan) for plan in tuned.entry.alternates] == [2, 16, None]
     assert not tuned.searches and not tuned.interrupted
 
 
@@ -80,5 +80,5 @@ def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
 
 
 def test_when_none_passes_the_way_out_is_named(starts: list[Plan]) -> None:
-    with pytest.raises(LatuneError, match=r"none of 3 plans of its neighbours passed; it fell; .* without --transfer"):
+    with pytest.raises(LatuneError, match=r"none of 4 plans of its neighbours passed; it fell; .* without --transfer"):
         transfer_problem(LONG, None, Raced(ms={}), starts)

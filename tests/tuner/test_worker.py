@@ -76,6 +76,32 @@ def test_process_persists_and_prepares_a_problem_once(worker: Worker) -> None:
     assert first.detail.endswith(f"prepared {PROBLEM}")
 
 
+def test_a_successor_stands_by_and_takes_over(worker: Worker) -> None:
+    first = served_by(evaluate(worker, "fine"))
+    waiting = worker._successor
+    assert waiting is not None and waiting.alive and waiting.popen.pid != first
+    worker.restart()
+    assert served_by(evaluate(worker, "fine")) == waiting.popen.pid
+    assert gone(first)
+
+
+def test_a_successor_that_died_is_replaced(worker: Worker) -> None:
+    evaluate(worker, "fine")
+    assert worker._successor is not None
+    os.kill(worker._successor.popen.pid, signal.SIGKILL)
+    dead = worker._successor.popen.pid
+    worker.restart()
+    assert served_by(evaluate(worker, "fine")) != dead
+
+
+def test_closing_ends_the_successor_too(worker: Worker) -> None:
+    evaluate(worker, "fine")
+    assert worker._successor is not None
+    waiting = worker._successor.popen.pid
+    worker.close()
+    assert wait_until(lambda: gone(waiting))
+
+
 def test_device_is_asked_on_the_given_index_and_remembered(worker: Worker) -> None:
     report = worker.device()
     worker.restart()
