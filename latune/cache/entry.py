@@ -6,12 +6,13 @@ import itertools
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 
 from latune.cache.node import Node
 from latune.config import Config
+from latune.errors import RenderError
 from latune.gpu import Gpu
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
@@ -22,6 +23,9 @@ EVIDENCE = ("measured", "transferred", "static")
 """The strongest first."""
 
 TOOLCHAIN = ("torch", "triton", "cuda", "driver", "latune", "protocol")
+
+PlanSha256 = Callable[[Bucket, Plan], str]
+"""SHA-256 of the code that would be generated now to serve a bucket by a plan; a ``RenderError`` where none would."""
 
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 _TIMESTAMP_PATTERN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -64,7 +68,7 @@ class Entry:
         resources: figures of each kernel in the winner's binary.
         roof_ms: time that no implementation can beat on this GPU; None when unknown.
         toolchain: version of each of ``TOOLCHAIN``; None for what was not there (the driver of a static entry).
-        template_sha256: digest of the templates the plan was rendered from.
+        template_sha256: digest of the code that was generated for bucket and plan: of the module's text without its header.
         tuned_at: when, as ``utc_now`` writes it.
         study: name of the study it came from.
     """
@@ -115,6 +119,13 @@ class Entry:
         """The problem the plan was tuned on."""
         kept = {name: value for name, value in asdict(self.bucket).items() if name not in ("batch_heads", "seqlen")}
         return Problem(batch=self.batch, num_heads=self.num_heads, seqlen=self.seqlen, **kept)
+
+    def is_current(self, plan_sha256: PlanSha256) -> bool:
+        """Whether the code that would be generated for it now is the code that it speaks of."""
+        try:
+            return plan_sha256(self.bucket, self.plan) == self.template_sha256
+        except RenderError:
+            return False
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -15,10 +15,13 @@ _SAME_KERNEL = ("op", "direction", "head_dim_k", "head_dim_v")
 _SAME_WORK = (*_SAME_KERNEL, "decay", "dtype")
 
 
-def nearest(entries: Iterable[Entry], wanted: Bucket) -> Entry | None:
-    """The entry that serves a bucket best which has none: of the same head dims, dtype and decay; seqlen decides first."""
+def by_distance(entries: Iterable[Entry], wanted: Bucket) -> list[Entry]:
+    """The entries that can serve a bucket which has none, the best first: seqlen decides before batch * heads.
+
+    They are of the same head dims, dtype and decay; those of one bucket stay in their order.
+    """
     alike = [entry for entry in entries if _agree(entry.bucket, wanted, _SAME_WORK)]
-    return min(alike, key=lambda entry: (distance(entry.bucket, wanted), entry.bucket), default=None)
+    return sorted(alike, key=lambda entry: (distance(entry.bucket, wanted), entry.bucket))
 
 
 def by_likeness(entries: Iterable[Entry], wanted: Bucket) -> list[Entry]:

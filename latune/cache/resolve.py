@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
-from latune.cache.entry import DeviceCache, Entry
-from latune.cache.nearby import FLAGS, by_likeness, distance, nearest
-from latune.cache.store import read_cache
+from latune.cache.entry import DeviceCache, Entry, PlanSha256
+from latune.cache.nearby import FLAGS, by_distance, by_likeness, distance
+from latune.cache.store import read_entries
 from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Bucket, Problem
@@ -57,30 +58,35 @@ class Resolution:
         return ((candidate.plan, candidate.why) for candidate in self._ladder.candidates())
 
 
-def resolve(problem: Problem, gpu: Gpu, *, template_sha256: str, caches: Sequence[DeviceCache] | None = None) -> Resolution:
+def resolve(problem: Problem, gpu: Gpu, *, plan_sha256: PlanSha256, caches: Sequence[DeviceCache] | None = None) -> Resolution:
     """What serves ``problem`` on ``gpu``, and why.
 
     Args:
-        template_sha256: digest of the current templates; entries of others are ignored.
+        plan_sha256: tells which entries are current, the others are ignored; asked only of entries that would serve.
         caches: merged caches of this GPU and its siblings; by default those on disk.
     """
-    ladder = _Ladder(problem=problem, gpu=gpu, template_sha256=template_sha256, caches=caches)
+    ladder = _Ladder(problem=problem, gpu=gpu, plan_sha256=plan_sha256, caches=caches)
     first = next(ladder.candidates())
     return Resolution(step=first.step, plan=first.plan, entry=first.entry, gpu=gpu, why=first.why, _ladder=ladder)
 
 
 def starting_plans(
-    problem: Problem, gpu: Gpu, *, template_sha256: str, caches: Sequence[DeviceCache] | None = None
+    problem: Problem, gpu: Gpu, *, plan_sha256: PlanSha256, caches: Sequence[DeviceCache] | None = None
 ) -> Iterator[Plan]:
     """Plans that a search for ``problem`` should try early: winners of the likeliest buckets, then their alternates.
 
-    Those tuned on ``gpu`` come before those of its siblings. A plan comes once; whether it is feasible is not asked.
+    Those tuned on ``gpu`` come before those of its siblings. A plan may come again; whether it is feasible is not asked.
+    Found on demand: whether an entry is current is asked when its plan is.
     """
-    ladder = _Ladder(problem=problem, gpu=gpu, template_sha256=template_sha256, caches=caches)
+    ladder = _Ladder(problem=problem, gpu=gpu, plan_sha256=plan_sha256, caches=caches)
     siblings = [entry for sibling in ladder.siblings() for entry in ladder.entries(sibling) if fits(entry, gpu)]
-    entries = [near for known in (ladder.entries(gpu), siblings) for near in by_likeness(known, problem.bucket())]
-    plans = [entry.plan for entry in entries] + [plan for entry in entries for plan in entry.alternates]
-    return iter(dict.fromkeys(plans))
+    current = []
+    for entry in chain.from_iterable(by_likeness(known, problem.bucket()) for known in (ladder.entries(gpu), siblings)):
+        if ladder.is_current(entry):
+            current.append(entry)
+            yield entry.plan
+    for entry in current:
+        yield from entry.alternates
 
 
 def default_plan(problem: Problem, gpu: Gpu) -> Plan:
@@ -101,7 +107,7 @@ def fits(entry: Entry, gpu: Gpu) -> bool:
 class _Ladder(NamedTuple):
     problem: Problem
     gpu: Gpu
-    template_sha256: str
+    plan_sha256: PlanSha256
     caches: Sequence[DeviceCache] | None
 
     def candidates(self) -> Iterator[Candidate]:
@@ -113,15 +119,16 @@ class _Ladder(NamedTuple):
 
     def _all_candidates(self) -> Iterator[Candidate]:
         wanted = self.problem.bucket()
-        own = {entry.bucket: entry for entry in self.entries(self.gpu)}
-        if exact := own.pop(wanted, None):
+        own = self.entries(self.gpu)
+        if exact := self._first_current(entry for entry in own if entry.bucket == wanted):
             yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu)
-        yield from filter(self._stretches, self._of_other_entries(own.values(), wanted))
+        others = [entry for entry in own if entry.bucket != wanted]
+        yield from filter(self._stretches, self._of_other_entries(others, wanted))
         why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
         yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
 
     def _of_other_entries(self, own: Iterable[Entry], wanted: Bucket) -> Iterator[Candidate]:
-        if entry := nearest(own, wanted):
+        if entry := self._first_current(by_distance(own, wanted)):
             yield from _of_entry("nearest", entry, f"nearest bucket {_difference(entry.bucket, wanted)}", self.gpu)
         if found := self._sibling(wanted):
             sibling, entry = found
@@ -139,12 +146,17 @@ class _Ladder(NamedTuple):
             return 0
         return -(-self.problem.seqlen // max(dict(step.config.constexprs).get("BLOCK_N", 1), 1))
 
+    def is_current(self, entry: Entry) -> bool:
+        return entry.is_current(self.plan_sha256)
+
+    def _first_current(self, entries: Iterable[Entry]) -> Entry | None:
+        return next(filter(self.is_current, entries), None)
+
     def entries(self, gpu: Gpu) -> list[Entry]:
+        """Of all buckets, current or not; those of one bucket in the order in which they are to serve."""
         if self.caches is None:
-            return list(read_cache(gpu, template_sha256=self.template_sha256).entries.values())
-        caches = [cache for cache in self.caches if cache.gpu.name == gpu.name]
-        entries = [entry for cache in caches for entry in cache.entries.values()]
-        return [entry for entry in entries if entry.template_sha256 == self.template_sha256]
+            return list(chain.from_iterable(read_entries(gpu).values()))
+        return [entry for cache in self.caches if cache.gpu.name == gpu.name for entry in cache.entries.values()]
 
     def siblings(self) -> list[Gpu]:
         """The other GPUs of the same architecture."""
@@ -152,11 +164,10 @@ class _Ladder(NamedTuple):
 
     def _sibling(self, wanted: Bucket) -> tuple[Gpu, Entry] | None:
         """The nearest fitting entry of the same architecture's other GPUs; of equals, that of the nearest SM count."""
-        found = []
-        for sibling in self.siblings():
-            entry = nearest([entry for entry in self.entries(sibling) if fits(entry, self.gpu)], wanted)
-            found += [(sibling, entry)] if entry else []
-        return min(found, key=lambda pair: (distance(pair[1].bucket, wanted), abs(pair[0].sms - self.gpu.sms)), default=None)
+        known = ((sibling, entry) for sibling in self.siblings() for entry in by_distance(self.entries(sibling), wanted))
+        found = [(sibling, entry) for sibling, entry in known if fits(entry, self.gpu)]
+        found.sort(key=lambda pair: (distance(pair[1].bucket, wanted), abs(pair[0].sms - self.gpu.sms)))
+        return next((pair for pair in found if self.is_current(pair[1])), None)
 
 
 def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candidate]:

@@ -23,25 +23,27 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT_S = 60
 
 
-def read_cache(gpu: Gpu, roots: Sequence[Path] | None = None, *, template_sha256: str | None = None) -> DeviceCache:
-    """All entries known for ``gpu``: the user's, then the shipped ones of other buckets.
+def read_cache(gpu: Gpu, roots: Sequence[Path] | None = None) -> DeviceCache:
+    """All entries known for ``gpu``, current or not: of each bucket the first that ``read_entries`` names."""
+    return DeviceCache.of(gpu, (first for first, *_ in read_entries(gpu, roots).values()))
 
-    A user's entry hides the shipped one of its bucket, unless it is ``static`` and the shipped one ran on the GPU.
+
+def read_entries(gpu: Gpu, roots: Sequence[Path] | None = None) -> dict[Bucket, list[Entry]]:
+    """All entries known for ``gpu`` by bucket, those of one bucket in the order in which they are to serve.
+
+    The user's come before the shipped ones, but ``static`` ones after those that ran on the GPU. Which of them are current
+    is not asked: that may cost a rendering each, and the reader asks it of what it is about to serve.
     A damaged file serves nothing and is warned of once; the user's is set aside as ``<name>.damaged-N``.
 
     Args:
         roots: folders of cache files, the user's first; the others are never written to.
-        template_sha256: if given, entries of other templates are left out, and hide nothing.
     """
     user, *shipped = roots or (paths.user_cache(), paths.shipped_cache())
-    entries: dict[Bucket, Entry] = {}
-    for root in [*reversed(shipped), user]:
-        for entry in _read(cache_path(root, gpu), gpu, set_aside=root is user):
-            hidden = entries.get(entry.bucket)
-            stale = template_sha256 not in (None, entry.template_sha256)
-            if not stale and not (hidden and entry.evidence == "static" and hidden.evidence != "static"):
-                entries[entry.bucket] = entry
-    return DeviceCache.of(gpu, entries.values())
+    entries = [entry for root in (user, *shipped) for entry in _read(cache_path(root, gpu), gpu, set_aside=root is user)]
+    found: dict[Bucket, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.evidence == "static"):
+        found.setdefault(entry.bucket, []).append(entry)
+    return found
 
 
 def write_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from latune.cache.resolve import resolve
 from latune.cache.store import read_file
 from latune.cli.accuracy import relative_rms
 from latune.cli.options import local_gpu
-from latune.codegen.templates import template_sha256
+from latune.codegen.render import plan_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.ops import reference
@@ -125,5 +125,5 @@ def _dispatched(problems: Sequence[Problem]) -> dict[str, str]:
 
 def _looked_up(problems: Sequence[Problem], gpu: Gpu, path: Path | None) -> dict[str, str]:
     caches = None if path is None else [read_file(path, gpu)]
-    found = (resolve(problem, gpu, template_sha256=template_sha256(), caches=caches) for problem in problems)
+    found = (resolve(problem, gpu, plan_sha256=plan_sha256, caches=caches) for problem in problems)
     return {problem.direction: resolution.why for problem, resolution in zip(problems, found, strict=True)}

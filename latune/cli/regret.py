@@ -26,7 +26,7 @@ from latune.cli.output import json_text, milliseconds, print_table, say, write_t
 from latune.cli.session import INTERRUPTED
 from latune.cli.shapes import Shape, problems_of
 from latune.cli.starts import starts_of
-from latune.codegen.templates import template_sha256
+from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Problem
@@ -101,7 +101,7 @@ def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:
     return {
         "gpu": target.gpu.name,
         "evidence": target.evidence,
-        "template_sha256": template_sha256(),
+        "templates_sha256": templates_sha256(),
         "median": statistics.median(regret.share for regret in regrets),
         "worst": {"problem": worst.problem, "regret": worst.share},
         "regrets": [regret.to_json() for regret in regrets],
@@ -121,10 +121,10 @@ def _read(path: Path, target: Target) -> dict[str, Regret]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         regrets = [Regret(**fields) for fields in document["regrets"]]
-        made = tuple(document[name] for name in ("gpu", "evidence", "template_sha256"))
+        made = tuple(document[name] for name in ("gpu", "evidence", "templates_sha256"))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise LatuneError(f"{path}: expected what `latune regret --json` wrote, got {error!r}; name another file") from error
-    if made != (target.gpu.name, target.evidence, template_sha256()):
+    if made != (target.gpu.name, target.evidence, templates_sha256()):
         raise LatuneError(f"{path} is of {made[0]}, {made[1]}, or of other templates: name another file, or remove it")
     return {regret.problem: regret for regret in regrets}
 

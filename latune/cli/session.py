@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 
-from latune.cache.store import check_writable, read_cache, read_file, write_entries
+from latune.cache.store import check_writable, read_entries, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.cli.starts import starts_of
+from latune.codegen.render import plan_sha256
 from latune.codegen.space import Space
-from latune.codegen.templates import template_sha256
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
@@ -109,10 +109,14 @@ class Session:
 
     def _unknown(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those whose buckets have no entry that is as good as this run's would be."""
-        known = read_cache(self.target.gpu, self._folders or None, template_sha256=template_sha256()).entries
-        evidence = {bucket: entry.evidence for bucket, entry in known.items()}
+        known = read_entries(self.target.gpu, self._folders or None)
         poorer = (None, "static") if self.target.evidence == "measured" else (None,)
-        return [problem for problem in problems if evidence.get(problem.bucket()) in poorer]
+
+        def evidence(problem: Problem) -> str | None:
+            entries = known.get(problem.bucket(), ())
+            return next((entry.evidence for entry in entries if entry.is_current(plan_sha256)), None)
+
+        return [problem for problem in problems if evidence(problem) in poorer]
 
     @property
     def _folders(self) -> list[Path]:

@@ -21,7 +21,7 @@ from latune.cli.options import (
 )
 from latune.cli.output import milliseconds, plan_lines, print_json, print_table, say, share_of_roof
 from latune.cli.shapes import Shape, problems_of
-from latune.codegen.templates import template_sha256
+from latune.codegen.render import plan_sha256
 from latune.gpu import Gpu
 from latune.ops.dispatch import resolve, tune_command
 from latune.problem import Problem
@@ -67,7 +67,7 @@ def show(
 def _show_entries(gpu: Gpu, as_json: bool) -> None:
     entries = list(read_cache(gpu).entries.values())
     if as_json:
-        listed = [{**entry.to_json(), "current": _is_current(entry)} for entry in entries]
+        listed = [{**entry.to_json(), "current": entry.is_current(plan_sha256)} for entry in entries]
         print_json({"gpu": gpu.name, "entries": listed})
         return
     if not entries:
@@ -78,13 +78,9 @@ def _show_entries(gpu: Gpu, as_json: bool) -> None:
 
 def _entry_row(entry: Entry) -> list[str]:
     median_ms = entry.measurement.median_ms
-    evidence = entry.evidence if _is_current(entry) else f"{entry.evidence}, for other templates: ignored"
+    evidence = entry.evidence if entry.is_current(plan_sha256) else f"{entry.evidence}, of other code: ignored"
     roof = share_of_roof(entry.roof_ms, median_ms)
     return [str(entry.bucket), milliseconds(median_ms), roof, evidence, plan_lines(entry.plan), entry.tuned_at]
-
-
-def _is_current(entry: Entry) -> bool:
-    return entry.template_sha256 == template_sha256()
 
 
 def _resolution_json(problem: Problem, resolution: Resolution) -> dict[str, object]:

@@ -12,8 +12,7 @@ from latune.cache.store import read_cache
 from latune.cli.options import chosen_gpu, gpu_option, json_option, shapes_option, workers_option
 from latune.cli.output import plan_lines, print_json, print_table, say
 from latune.cli.shapes import Shape
-from latune.codegen.render import render
-from latune.codegen.templates import template_sha256
+from latune.codegen.render import plan_sha256, render
 from latune.errors import BuildError, LatuneError, RenderError
 from latune.gpu import Gpu
 from latune.ops.dispatch import tune_command
@@ -25,7 +24,7 @@ _COLUMNS = ("bucket", "evidence", "plan", "verdict", "detail")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What came of one entry: ``ok``, ``stale`` (made from other templates), or how it failed."""
+    """What came of one entry: ``ok``, ``stale`` (of other code than its plan is generated as now), or how it failed."""
 
     entry: Entry
     verdict: str
@@ -98,18 +97,23 @@ def _is_of(entry: Entry, shape: Shape) -> bool:
 
 
 def _verdicts(entries: Sequence[Entry], target: Target) -> Iterator[Verdict]:
-    current = [entry for entry in entries if entry.template_sha256 == template_sha256()]
+    current = {entry.bucket for entry in entries if entry.is_current(plan_sha256)}
     if target.worker is None:
-        for entry in current:
-            target.builder.prepare(entry.problem, [entry.plan], target.gpu)
+        for entry in entries:
+            if entry.bucket in current:
+                target.builder.prepare(entry.problem, [entry.plan], target.gpu)
     for number, entry in enumerate(entries, start=1):
-        verdict = _verdict(entry, target) if entry in current else _stale(entry)
+        verdict = _verdict(entry, target) if entry.bucket in current else _stale(entry)
         say(f"  {number}/{len(entries)} {entry.bucket}: {verdict.verdict}")
         yield verdict
 
 
 def _stale(entry: Entry) -> Verdict:
-    detail = f"made from templates {entry.template_sha256[:8]}, these are {template_sha256()[:8]}: the dispatcher ignores it"
+    try:
+        now = f"its plan is generated as {plan_sha256(entry.bucket, entry.plan)[:8]} now"
+    except RenderError as error:
+        now = str(error)
+    detail = f"of code {entry.template_sha256[:8]}, {now}: the dispatcher ignores it"
     return Verdict(entry=entry, verdict="stale", detail=detail)
 
 

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from latune import paths
-from latune.codegen.templates import generator_sha256
+from latune.codegen.templates import code_sha256, generator_sha256
 from latune.plan import Plan
-from latune.problem import Problem
+from latune.problem import Bucket, Problem
 
 if TYPE_CHECKING:
     from latune.codegen.render import Source
@@ -30,7 +30,20 @@ def load_plan(problem: Problem, plan: Plan) -> ModuleType:
     Raises:
         RenderError: the plan cannot be rendered for this problem.
     """
-    stand_in = problem.bucket().problem()
+    return _import(_generated(problem.bucket(), plan))
+
+
+def generated_sha256(bucket: Bucket, plan: Plan) -> str:
+    """What ``render.plan_sha256`` gives, from the file that ``load_plan`` imports: rendered when no earlier process has.
+
+    Raises:
+        RenderError: the plan cannot be rendered for this bucket.
+    """
+    return code_sha256(_generated(bucket, plan).read_text(encoding="utf-8"))
+
+
+def _generated(bucket: Bucket, plan: Plan) -> Path:
+    stand_in = bucket.problem()
 
     def text() -> str:
         # A problem met before needs no template engine: `import latune` stays free of jinja2.
@@ -38,7 +51,7 @@ def load_plan(problem: Problem, plan: Plan) -> ModuleType:
 
         return render(stand_in, plan).text
 
-    return _import(_file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text))
+    return _file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text)
 
 
 def load(source: Source) -> ModuleType:

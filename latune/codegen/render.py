@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 
 from latune import paths
-from latune.codegen.templates import template_sha256
+from latune.codegen.templates import code_sha256
 from latune.codegen.view import ModuleView, StepView
 from latune.errors import RenderError
 from latune.plan import Plan
-from latune.problem import Problem
+from latune.problem import Bucket, Problem
+
+# In the header's place for the digest of what follows it.
+_UNKNOWN_SHA256 = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,11 @@ class Source:
 
     text: str
     sha256: str
+
+    @property
+    def code_sha256(self) -> str:
+        """That of the text without its header, which states it."""
+        return code_sha256(self.text)
 
 
 def render(problem: Problem, plan: Plan) -> Source:
@@ -37,12 +45,28 @@ def render(problem: Problem, plan: Plan) -> Source:
     """
     _check(problem, plan)
     steps = [StepView(problem=problem, step=step) for step in plan.steps]
-    module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=template_sha256())
+    module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)
     try:
         text = _environment(paths.templates()).get_template("module.py.jinja").render(module=module, steps=steps)
     except (jinja2.TemplateError, KeyError) as error:
         raise RenderError(f"cannot render {plan} for {problem}: {error}") from error
+    text = text.replace(_UNKNOWN_SHA256, code_sha256(text), 1)
     return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def plan_sha256(bucket: Bucket, plan: Plan) -> str:
+    """SHA-256 of the code that serves ``bucket`` by ``plan``: what a cache entry is recognised by.
+
+    Raises:
+        RenderError: as ``render``.
+    """
+    # Batch, heads and length are named in the header alone: buckets that differ in no more share a rendering.
+    return _plan_sha256(replace(bucket, batch_heads=1, seqlen=1), plan, paths.templates())
+
+
+@functools.cache
+def _plan_sha256(bucket: Bucket, plan: Plan, templates: Path) -> str:
+    return render(bucket.problem(), plan).code_sha256
 
 
 def _check(problem: Problem, plan: Plan) -> None:
@@ -64,6 +88,8 @@ def _environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        # What was rendered stays what would be rendered, whoever edits the templates meanwhile.
+        auto_reload=False,
     )
     environment.filters["block"] = lambda text, width: textwrap.indent(text, " " * width)
     return environment

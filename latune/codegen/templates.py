@@ -1,4 +1,4 @@
-"""The identity of the templates, which a cached plan was measured with, and of all that generates a module."""
+"""Digests of what is generated, and of what generates it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from pathlib import Path
 
 from latune import paths
 
+_HEADER_END = '\n"""\n'
+
+
+def code_sha256(text: str) -> str:
+    """SHA-256 of a generated module without its header, the docstring that names problem, configs and this digest.
+
+    A cached plan was measured with the code of this digest, whatever becomes of templates that it does not use.
+    """
+    _, _, code = text.partition(_HEADER_END)
+    return hashlib.sha256(code.encode()).hexdigest()
+
 
 @functools.cache
 def generator_sha256() -> str:
     """SHA-256 over all that shapes a module's text: the templates, and the code that fills them in or that this rests on."""
-    digest = hashlib.sha256(template_sha256().encode())
+    digest = hashlib.sha256(templates_sha256().encode())
     here = Path(__file__).parent
     for path in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in ("problem", "config", "plan"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -20,8 +31,8 @@ def generator_sha256() -> str:
 
 
 @functools.cache
-def template_sha256() -> str:
-    """SHA-256 over all templates by name and content."""
+def templates_sha256() -> str:
+    """SHA-256 over all templates by name and content: what a search of many plans depends on."""
     folder = paths.templates()
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.jinja")):

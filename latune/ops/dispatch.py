@@ -16,8 +16,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from latune.cache import resolve as ladder
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
-from latune.codegen.load import load_plan
-from latune.codegen.templates import template_sha256
+from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
@@ -98,6 +97,7 @@ def decide(problem: Problem, device_index: int) -> Decision:
 def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
     """What would run ``problem`` on ``gpu`` (a catalogue name or a ``Gpu``), and why. Loads and compiles nothing.
 
+    The modules of entries that could serve are generated where no earlier process has: that tells which are current.
     Head dims are padded as ``lightning_attn`` pads them.
 
     Raises:
@@ -107,7 +107,7 @@ def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
     if problem.varlen:
         raise ValueError(f"expected a problem without varlen, got {problem.bucket()}; packed sequences are not supported")
     found = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    return ladder.resolve(problem.padded(), found, template_sha256=template_sha256())
+    return ladder.resolve(problem.padded(), found, plan_sha256=generated_sha256)
 
 
 def _decide(problem: Problem, device_index: int) -> Decision:

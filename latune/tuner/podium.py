@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from latune.cache.entry import Entry, utc_now
-from latune.codegen.render import template_sha256
+from latune.codegen.render import plan_sha256
+from latune.codegen.templates import templates_sha256
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
@@ -48,7 +49,7 @@ def entry_of(problem: Problem, ranked: Raced, evaluate: Evaluator, *, seed: int,
         resources=evaluate.resources(plan),
         roof_ms=roof_ms(problem.compulsory_bytes, evaluate.bandwidth_gbps),
         toolchain=evaluate.toolchain,
-        template_sha256=template_sha256(),
+        template_sha256=plan_sha256(problem.bucket(), plan),
         tuned_at=utc_now(),
         study=study_name(problem, evaluate, seed),
     )
@@ -61,7 +62,7 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
     toolchain = evaluate.toolchain
     # torch, CUDA and driver have no part in what is only compiled.
     drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
-    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, template_sha256()[:8]]
+    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, templates_sha256()[:8]]
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))
 

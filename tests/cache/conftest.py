@@ -10,7 +10,7 @@ from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 
-TEMPLATES = "a" * 64
+CODE = "a" * 64
 
 
 def make_plan(direction: str = "fwd", block_n: int = 64, form: int = 0, algorithm: str = "sequential") -> Plan:
@@ -43,7 +43,7 @@ def make_entry(problem: Problem | None = None, **changes: object) -> Entry:
         "resources": (Resources(name="o", registers=168, spill_bytes=0, shared_bytes=98304, num_warps=8),),
         "roof_ms": 0.25,
         "toolchain": dict.fromkeys(TOOLCHAIN, "1.0"),
-        "template_sha256": TEMPLATES,
+        "template_sha256": CODE,
         "tuned_at": "2026-01-31T12:00:00Z",
         "study": "study",
     }

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from latune.cache.entry import DeviceCache, Entry, utc_now
+from latune.errors import RenderError
 from latune.gpu import find_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
@@ -60,6 +61,20 @@ def test_an_entry_is_hashable_and_can_be_sent_to_another_process(entry_of: Entry
 def test_the_problem_is_the_one_tuned_on(entry_of: EntryOf, problem_of: ProblemOf) -> None:
     problem = problem_of(batch=3, num_heads=10, seqlen=5000, needs_final_state=True)
     assert entry_of(problem).problem == problem
+
+
+def test_an_entry_is_current_when_its_bucket_and_plan_still_give_its_code(entry_of: EntryOf) -> None:
+    entry = entry_of()
+    code = {(entry.bucket, entry.plan): entry.template_sha256}
+    assert entry.is_current(lambda bucket, plan: code[bucket, plan])
+    assert not entry.is_current(lambda bucket, plan: "b" * 64)
+
+
+def test_an_entry_that_can_no_longer_be_rendered_is_not_current(entry_of: EntryOf) -> None:
+    def refuse(*_: object) -> str:
+        raise RenderError("no BLOCK_N")
+
+    assert not entry_of().is_current(refuse)
 
 
 def test_utc_now_is_what_an_entry_accepts(entry_of: EntryOf) -> None:

@@ -9,7 +9,7 @@ from latune.cache.nearby import by_likeness
 from latune.cache.resolve import starting_plans
 from latune.gpu import find_gpu
 from latune.plan import Plan
-from latune.problem import Problem
+from latune.problem import Bucket, Problem
 
 EntryOf = Callable[..., Entry]
 PlanOf = Callable[..., Plan]
@@ -43,6 +43,21 @@ def test_starting_plans_are_winners_then_alternates_and_this_gpus_first(
         DeviceCache.of(h100, [entry(1)]),
         DeviceCache.of(h200, [entry(2, seqlen=64), entry(3), entry(1, dtype="fp16")]),
     ]
-    plans = list(starting_plans(problem_of(), h200, template_sha256=entry_of().template_sha256, caches=caches))
-    assert plans == [plan_of(block_n=number) for number in (3, 2, 1, 30, 20, 10)]
-    assert not list(starting_plans(problem_of(), h200, template_sha256="b" * 64, caches=caches))
+    sha = entry_of().template_sha256
+    plans = list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: sha, caches=caches))
+    assert plans == [plan_of(block_n=number) for number in (3, 2, 1, 1, 30, 20, 10, 10)]
+    assert not list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: "b" * 64, caches=caches))
+
+
+def test_starting_plans_are_asked_for_their_code_one_by_one(entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    asked = []
+
+    def code(bucket: Bucket, plan: Plan) -> str:
+        asked.append(bucket.seqlen)
+        return "b" * 64 if bucket.seqlen == 4096 else entry_of().template_sha256
+
+    h200 = find_gpu("h200")
+    cache = DeviceCache.of(h200, [entry_of(problem_of(seqlen=2**power), plan=plan_of(block_n=power)) for power in range(13)])
+    plans = starting_plans(problem_of(), h200, plan_sha256=code, caches=[cache])
+    assert [next(plans), next(plans)] == [plan_of(block_n=11), plan_of(block_n=10)]
+    assert asked == [4096, 2048, 1024]

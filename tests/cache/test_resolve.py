@@ -10,19 +10,20 @@ import pytest
 
 from latune import paths
 from latune.cache import resolve as ladder
-from latune.cache.entry import DeviceCache, Entry, Resources
+from latune.cache.entry import DeviceCache, Entry, PlanSha256, Resources
 from latune.cache.resolve import Resolution, resolve
 from latune.cache.store import write_entries
+from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu
 from latune.plan import Plan
-from latune.problem import Problem
+from latune.problem import Bucket, Problem
 
 EntryOf = Callable[..., Entry]
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
 
 H200, H100, H20, A100 = (find_gpu(name) for name in ("h200", "h100", "h20", "a100"))
-TEMPLATES = "a" * 64
+CODE, OTHER_CODE = "a" * 64, "b" * 64
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,12 @@ def on(gpu: Gpu, *entries: Entry) -> DeviceCache:
     return DeviceCache.of(gpu, entries)
 
 
-def ask(problem: Problem, *caches: DeviceCache) -> Resolution:
-    return resolve(problem, H200, template_sha256=TEMPLATES, caches=caches)
+def code_of(bucket: Bucket, plan: Plan) -> str:
+    return CODE
+
+
+def ask(problem: Problem, *caches: DeviceCache, plan_sha256: PlanSha256 = code_of) -> Resolution:
+    return resolve(problem, H200, plan_sha256=plan_sha256, caches=caches)
 
 
 def sized(shared_bytes: int) -> tuple[Resources, ...]:
@@ -113,7 +118,7 @@ def test_then_a_sibling_gpu(entry_of: EntryOf, problem_of: ProblemOf) -> None:
 @pytest.mark.parametrize(("asking", "expected"), [(H200, "h100"), (H20, "h100-pcie")])
 def test_of_equal_siblings_the_most_alike_serves(entry_of: EntryOf, problem_of: ProblemOf, asking: Gpu, expected: str) -> None:
     caches = [on(gpu, entry_of(study=gpu.name)) for gpu in (H20, H100, find_gpu("h100-pcie")) if gpu != asking]
-    found = resolve(problem_of(), asking, template_sha256=TEMPLATES, caches=caches)
+    found = resolve(problem_of(), asking, plan_sha256=code_of, caches=caches)
     assert found.entry == entry_of(study=expected)
 
 
@@ -175,11 +180,63 @@ def test_a_cached_problem_does_not_ask_for_the_default(
         list(found.candidates)
 
 
-def test_entries_of_other_templates_are_ignored(entry_of: EntryOf, problem_of: ProblemOf) -> None:
-    stale = entry_of(template_sha256="b" * 64)
+def test_entries_of_other_code_are_ignored(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    stale = entry_of(template_sha256=OTHER_CODE)
+    near = entry_of(problem_of(seqlen=8192), template_sha256=OTHER_CODE)
     fresh = entry_of(problem_of(seqlen=64))
-    assert ask(problem_of(), on(H200, stale), on(H100, stale)).step == "default"
-    assert ask(problem_of(), on(H200, stale, fresh), on(H100, stale)).entry == fresh
+    assert ask(problem_of(), on(H200, stale, near), on(H100, stale, near)).step == "default"
+    assert ask(problem_of(), on(H200, stale, near, fresh), on(H100, stale)).entry == fresh
+    assert ask(problem_of(), on(H200, stale, near), on(H100, stale, fresh)).entry == fresh
+    assert ask(problem_of(), on(H200, stale), on(H100, stale), on(H20, fresh)).entry == fresh
+
+
+def test_entries_that_can_no_longer_be_rendered_are_ignored(entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    def render(bucket: Bucket, plan: Plan) -> str:
+        if plan == plan_of(block_n=64):
+            raise RenderError("a value is missing")
+        return CODE
+
+    fresh = entry_of(problem_of(seqlen=64), plan=plan_of(block_n=128))
+    found = ask(problem_of(), on(H200, entry_of(), fresh), on(H100, entry_of()), plan_sha256=render)
+    assert (found.step, found.entry) == ("nearest", fresh)
+
+
+def test_only_what_would_serve_is_asked_for_its_code(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    """A cache of the user's GPU holds thousands of entries, and each answer may cost a rendering."""
+    stale = {4096, 8192, 2048}
+    asked = []
+
+    def code(bucket: Bucket, plan: Plan) -> str:
+        asked.append(bucket.seqlen)
+        return OTHER_CODE if bucket.seqlen in stale else CODE
+
+    grid = [entry_of(problem_of(seqlen=2**power)) for power in range(5, 20)]
+    caches = on(H200, *grid), on(H100, *grid)
+    assert ask(problem_of(seqlen=32), *caches, plan_sha256=code).step == "exact"
+    assert asked == [32]
+    asked.clear()
+    assert ask(problem_of(), *caches, plan_sha256=code).entry == entry_of(problem_of(seqlen=1024))
+    assert asked == [4096, 2048, 8192, 1024]
+    asked.clear()
+    stale |= {entry.bucket.seqlen for entry in grid}
+    only_sibling = on(H100, *(entry_of(problem_of(seqlen=seqlen)) for seqlen in (1024, 3 * 2**20, 2048)))
+    stale -= {1024}
+    assert ask(problem_of(), only_sibling, plan_sha256=code).step == "sibling"
+    assert asked == [2048, 1024]
+
+
+@pytest.mark.parametrize("seqlen", [4096, 1024])
+def test_a_stale_entry_of_the_users_hides_no_shipped_one(
+    tmp_path: Path, entry_of: EntryOf, problem_of: ProblemOf, monkeypatch: pytest.MonkeyPatch, seqlen: int
+) -> None:
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "user"))
+    monkeypatch.setattr(paths, "shipped_cache", lambda: tmp_path / "shipped")
+    kept = problem_of(seqlen=seqlen)
+    write_entries(H200, [entry_of(kept, study="user", template_sha256=OTHER_CODE)])
+    write_entries(H200, [entry_of(kept, study="shipped")], tmp_path / "shipped")
+    assert resolve(problem_of(), H200, plan_sha256=code_of).entry == entry_of(kept, study="shipped")
+    found = resolve(problem_of(), H200, plan_sha256=lambda *_: OTHER_CODE)
+    assert found.entry == entry_of(kept, study="user", template_sha256=OTHER_CODE)
 
 
 def test_by_default_the_files_are_read(
@@ -187,15 +244,13 @@ def test_by_default_the_files_are_read(
 ) -> None:
     monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "user"))
     monkeypatch.setattr(paths, "shipped_cache", lambda: tmp_path / "shipped")
-    asked = {"template_sha256": TEMPLATES}
-    assert resolve(problem_of(), H200, **asked).step == "default"
+    assert resolve(problem_of(), H200, plan_sha256=code_of).step == "default"
     write_entries(H100, [entry_of()], tmp_path / "shipped")
-    assert resolve(problem_of(), H200, **asked).step == "sibling"
+    assert resolve(problem_of(), H200, plan_sha256=code_of).step == "sibling"
     write_entries(H200, [entry_of(problem_of(seqlen=64))], tmp_path / "shipped")
-    assert resolve(problem_of(), H200, **asked).step == "nearest"
-    write_entries(H200, [entry_of(template_sha256="b" * 64)])
-    write_entries(H200, [entry_of(study="current")], tmp_path / "shipped")
-    assert resolve(problem_of(), H200, **asked).entry == entry_of(study="current")
+    assert resolve(problem_of(), H200, plan_sha256=code_of).step == "nearest"
+    write_entries(H200, [entry_of()])
+    assert resolve(problem_of(), H200, plan_sha256=code_of).step == "exact"
 
 
 def test_importing_it_stays_light() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from latune import paths
 from latune.cache.entry import DeviceCache, Entry
-from latune.cache.store import cache_path, check_writable, prefer, read_cache, read_file, write_entries
+from latune.cache.store import cache_path, check_writable, prefer, read_cache, read_entries, read_file, write_entries
 from latune.errors import CacheError
 from latune.gpu import find_gpu
 from latune.problem import Problem
@@ -88,31 +88,32 @@ def test_no_file_is_an_empty_cache(roots: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "shipped", "expected"),
+    ("user", "shipped", "order"),
     [
-        ("measured", "measured", "user"),
-        ("static", "static", "user"),
-        ("transferred", "measured", "user"),
-        ("static", "transferred", "shipped"),
-        ("static", "measured", "shipped"),
+        ("measured", "measured", ["user", "shipped"]),
+        ("static", "static", ["user", "shipped"]),
+        ("measured", "static", ["user", "shipped"]),
+        ("transferred", "measured", ["user", "shipped"]),
+        ("static", "transferred", ["shipped", "user"]),
+        ("static", "measured", ["shipped", "user"]),
     ],
 )
-def test_the_users_entry_hides_the_shipped_one(
-    roots: tuple[Path, Path], entry_of: EntryOf, user: str, shipped: str, expected: str
+def test_the_users_entry_comes_before_the_shipped_one_and_hides_it(
+    roots: tuple[Path, Path], entry_of: EntryOf, user: str, shipped: str, order: list[str]
 ) -> None:
     write_entries(H200, [entry_of(evidence=user, study="user", tuned_at=OLD)], roots[0])
     write_entries(H200, [entry_of(evidence=shipped, study="shipped", tuned_at=NEW)], roots[1])
-    assert [entry.study for entry in read_cache(H200, roots).entries.values()] == [expected]
+    assert [entry.study for entry in read_entries(H200, roots)[entry_of().bucket]] == order
+    assert [entry.study for entry in read_cache(H200, roots).entries.values()] == order[:1]
 
 
-def test_an_entry_of_other_templates_hides_nothing(roots: tuple[Path, Path], entry_of: EntryOf) -> None:
-    write_entries(H200, [entry_of(study="user", template_sha256="old")], roots[0])
-    write_entries(H200, [entry_of(study="shipped", template_sha256="new")], roots[1])
-    studies = {
-        sha: [entry.study for entry in read_cache(H200, roots, template_sha256=sha).entries.values()]
-        for sha in ("old", "new", None)
-    }
-    assert studies == {"old": ["user"], "new": ["shipped"], None: ["user"]}
+def test_of_several_shipped_folders_the_first_comes_first(tmp_path: Path, entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    folders = [tmp_path / name for name in ("user", "one", "two")]
+    for folder, evidence in zip(folders, ("static", "measured", "measured"), strict=True):
+        write_entries(H200, [entry_of(evidence=evidence, study=folder.name)], folder)
+    write_entries(H200, [entry_of(problem_of(seqlen=64), study="two")], folders[2])
+    studies = [[entry.study for entry in entries] for entries in read_entries(H200, folders).values()]
+    assert studies == [["one", "two", "user"], ["two"]]
 
 
 @pytest.mark.parametrize(

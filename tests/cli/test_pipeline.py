@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,6 +138,19 @@ def test_the_closing_call_passes_states_and_compares_what_comes_of_them(directio
     assert max(errors.values()) < 1e-5
 
 
+def test_transfer_does_not_take_other_code_for_known(cache, tmp_path, monkeypatch):
+    problems = [entry.problem for entry in _entries(cache)]
+    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="static"), output=None)
+    assert asking._unknown(problems) == []
+    shipped = tmp_path / "shipped" / cache.name
+    shipped.parent.mkdir()
+    shipped.write_bytes(cache.read_bytes())
+    _edit(cache, _of_other_code)
+    assert asking._unknown(problems) == problems
+    monkeypatch.setattr(paths, "shipped_cache", lambda: shipped.parent)
+    assert asking._unknown(problems) == []
+
+
 def test_transfer_takes_no_options_of_a_search(run):
     result = run("tune", *SHAPE, "--transfer", "--trials", "3")
     assert result.exit_code == 2 and "--transfer searches nothing" in result.stderr
@@ -195,9 +209,19 @@ def test_show_explains_a_shape_in_json(cache, run):
     assert all(resolution["candidates"][0]["plan"] == resolution["plan"] for resolution in found)
 
 
-def test_entries_of_other_templates_are_marked(cache, run):
-    _edit(cache, lambda entry: entry.update(template_sha256="0" * 64))
-    assert run("show", "--gpu", "a100").stdout.count("for other templates: ignored") == 2
+def _of_other_code(entry):
+    entry["template_sha256"] = "0" * 64
+
+
+def _lacking_loads(entry):
+    for step in entry["plan"]:
+        del step["config"]["choices"]["loads"]
+
+
+@pytest.mark.parametrize("change", [_of_other_code, _lacking_loads])
+def test_entries_of_other_code_are_marked(cache, run, change):
+    _edit(cache, change)
+    assert run("show", "--gpu", "a100").stdout.count("static, of other code: ignored") == 2
     assert [entry["current"] for entry in json.loads(run("show", "--gpu", "a100", "--json").stdout)["entries"]] == [False] * 2
 
 
@@ -236,8 +260,13 @@ def test_verify_compiles_the_entries_again(cache, run):
     assert [entry["verdict"] for entry in json.loads(result.stdout)["entries"]] == ["ok", "ok"]
 
 
-def test_verify_refuses_what_other_templates_made(cache, run):
-    _edit(cache, lambda entry: entry.update(template_sha256="0" * 64))
+@pytest.mark.parametrize(
+    ("change", "why"), [(_of_other_code, "of code 00000000, its plan is generated as "), (_lacking_loads, "cannot render o: ")]
+)
+def test_verify_refuses_what_would_be_other_code_now(cache, run, change, why):
+    _edit(cache, change)
+    details = [entry["detail"] for entry in json.loads(run("verify", *SHAPE, "--json").stdout)["entries"]]
+    assert any(why in detail for detail in details) and all("dispatcher ignores it" in detail for detail in details)
     result = run("verify", *SHAPE)
     assert result.exit_code == 1 and result.stdout.count("stale") == 2
     assert "latune tune --gpu a100 --shape 1,2,256,64,64 --dtype bf16 --direction fwd --decay constant --fresh" in result.stderr

@@ -40,8 +40,8 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     [
         ("{", "expected what `latune regret --json` wrote"),
         ('{"regrets": [{"problem": "x"}]}', "expected what `latune regret --json` wrote"),
-        ('{"regrets": [], "gpu": "a100", "evidence": "static", "template_sha256": "x"}', "or of other templates"),
-        ('{"regrets": [], "gpu": "h100", "evidence": "measured", "template_sha256": "x"}', "is of h100, measured"),
+        ('{"regrets": [], "gpu": "a100", "evidence": "static", "templates_sha256": "x"}', "or of other templates"),
+        ('{"regrets": [], "gpu": "h100", "evidence": "measured", "templates_sha256": "x"}', "is of h100, measured"),
     ],
 )
 def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words):

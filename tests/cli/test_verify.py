@@ -11,8 +11,8 @@ import pytest
 from latune.cache.entry import TOOLCHAIN, Entry
 from latune.cache.store import write_entries
 from latune.cli import verify as command
+from latune.codegen.render import plan_sha256
 from latune.codegen.space import load_space
-from latune.codegen.templates import template_sha256
 from latune.gpu import find_gpu
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan, Step
@@ -26,18 +26,18 @@ PROBLEM = Problem(
 
 def _entry(seqlen: int) -> Entry:
     problem = Problem(**{**{name: getattr(PROBLEM, name) for name in PROBLEM.__dataclass_fields__}, "seqlen": seqlen})
-    config = load_space("stream").default(problem, H200, KERNELS["o"])
+    plan = Plan((Step(kernel="o", config=load_space("stream").default(problem, H200, KERNELS["o"])),))
     return Entry(
         bucket=problem.bucket(),
         batch=1,
         num_heads=4,
         seqlen=seqlen,
-        plan=Plan((Step(kernel="o", config=config),)),
+        plan=plan,
         measurement=Measurement(outcome="ok", median_ms=0.1, samples=9),
         evidence="measured",
         resources=(),
         toolchain=dict.fromkeys(TOOLCHAIN, "1"),
-        template_sha256=template_sha256(),
+        template_sha256=plan_sha256(problem.bucket(), plan),
         tuned_at="2026-01-31T12:00:00Z",
         study="study",
     )

@@ -10,6 +10,7 @@ import pytest
 
 from latune import paths
 from latune.codegen import load, render
+from latune.errors import RenderError
 from latune.plan import Plan
 from latune.problem import Problem
 
@@ -50,6 +51,25 @@ def test_another_generator_does_not_find_the_files_of_this_one(
     assert len(rendered) == 2
 
 
+def test_the_digest_is_that_of_the_file_that_is_loaded(case: tuple[Problem, Plan], rendered: list[Problem]) -> None:
+    problem, plan = case
+    digest = load.generated_sha256(problem.bucket(), plan)
+    module = load.load_plan(problem, plan)
+    assert load.generated_sha256(problem.bucket(), plan) == digest
+    assert rendered == [problem.bucket().problem()]
+    assert f"templates {digest}\n" in module.__doc__
+    assert render.plan_sha256(problem.bucket(), plan) == digest
+
+
+def test_what_cannot_be_rendered_leaves_no_file(
+    problem_of: Callable[..., Problem], plan_of: Callable[..., Plan], cache_root: Path
+) -> None:
+    for _ in range(2):
+        with pytest.raises(RenderError, match="BLOCK_N"):
+            load.generated_sha256(problem_of().bucket(), plan_of("o", BLOCK_N=None))
+    assert not list(cache_root.rglob("*.py"))
+
+
 def test_a_closed_cache_root_costs_a_warning_and_no_more(case: tuple[Problem, Plan], cache_root: Path) -> None:
     cache_root.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match=f"{paths.generated()}.*LATUNE_CACHE_DIR"):
@@ -58,3 +78,4 @@ def test_a_closed_cache_root_costs_a_warning_and_no_more(case: tuple[Problem, Pl
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert callable(load.load_plan(*case).forward)
+        assert load.generated_sha256(case[0].bucket(), case[1]) == render.plan_sha256(case[0].bucket(), case[1])

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from latune.codegen import render as rendering
-from latune.codegen.render import render
-from latune.codegen.templates import template_sha256
+from latune.codegen.render import plan_sha256, render
 from latune.errors import RenderError
 from latune.plan import FORMS, KERNELS, Plan
 from latune.problem import Problem
@@ -158,6 +158,7 @@ def test_another_length_batch_or_number_of_heads_is_the_same_code(
     plan, problem = plan_of(*form, algorithm=algorithm), problem_of(direction)
     other = replace(problem, batch=1, num_heads=3, seqlen=1000)
     assert body(render(problem, plan).text) == body(render(other, plan).text)
+    assert plan_sha256(problem.bucket(), plan) == render(problem, plan).code_sha256 == render(other, plan).code_sha256
 
 
 def test_decay_none_renders_no_decay(texts: list[str]) -> None:
@@ -212,12 +213,14 @@ def test_launch_options_reach_the_launch(problem_of: ProblemOf, plan_of: PlanOf)
         assert f"        {option},\n" in text
 
 
-def test_the_header_names_problem_plan_and_templates(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+def test_the_header_names_problem_plan_and_the_digest_of_the_code(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     problem, plan = problem_of("bwd"), plan_of("dq", "dkdv")
-    header = ast.get_docstring(ast.parse(render(problem, plan).text))
+    source = render(problem, plan)
+    header = ast.get_docstring(ast.parse(source.text))
     assert header is not None
     assert f"problem   {problem}\n" in header
-    assert f"templates {template_sha256()}\n" in header
+    assert f"templates {source.code_sha256}\n" in header
+    assert source.code_sha256 == hashlib.sha256(body(source.text).encode()).hexdigest()
     for step in plan.steps:
         assert f"{step.kernel:<9} {step.config}" in header.splitlines()
 
@@ -270,3 +273,58 @@ def test_an_undefined_name_in_a_template_is_refused(
     monkeypatch.setattr(rendering.paths, "templates", lambda: tmp_path)
     with pytest.raises(RenderError, match="subtitle"):
         render(problem_of(), plan_of("o"))
+
+
+@pytest.fixture
+def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Takes the templates' place by a copy, with other text in a file of it."""
+    original, copies = rendering.paths.templates(), itertools.count()
+
+    def edit(name: str, change: Callable[[str], str]) -> None:
+        copy = tmp_path / str(next(copies))
+        shutil.copytree(original, copy)
+        path = copy / name
+        path.write_text(change(path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
+        monkeypatch.setattr(rendering.paths, "templates", lambda: copy)
+
+    return edit
+
+
+def test_a_plans_digest_changes_with_its_code_alone(
+    problem_of: ProblemOf, plan_of: PlanOf, templates: Callable[..., None]
+) -> None:
+    bucket = problem_of().bucket()
+    by_pointer, by_tma = plan_of("o", loads="pointer"), plan_of("o", loads="tma")
+
+    def digests() -> tuple[str, str]:
+        return plan_sha256(bucket, by_pointer), plan_sha256(bucket, by_tma)
+
+    before = digests()
+    templates("spiral.py.jinja", lambda _: "{# another algorithm #}")
+    assert digests() == before
+    templates("module.py.jinja", lambda text: text.replace("\nproblem   ", "\ncase      "))
+    assert "\ncase " in render(problem_of(), by_pointer).text
+    assert digests() == before
+    templates("module.py.jinja", lambda text: text + "{% if module.uses_tma %}\n# a choice\n{% endif %}")
+    assert digests()[0] == before[0]
+    assert digests()[1] not in before
+    templates("module.py.jinja", lambda text: text + "\n# for all\n")
+    assert not set(digests()) & set(before)
+
+
+def test_buckets_that_differ_in_lengths_alone_share_a_rendering(
+    problem_of: ProblemOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendering._plan_sha256.cache_clear()
+    rendered = []
+    monkeypatch.setattr(rendering, "render", lambda problem, plan: rendered.append(plan) or render(problem, plan))
+    plans = [plan_of("o", num_warps=warps) for warps in (4, 8)]
+    problems = [problem_of(seqlen=2**power, batch=batch) for power in range(10) for batch in (1, 4)]
+    digests = {plan_sha256(problem.bucket(), plan) for problem in problems for plan in plans}
+    assert rendered == plans and len(digests) == 2
+    assert plan_sha256(problem_of(has_initial_state=True).bucket(), plans[0]) not in digests
+
+
+def test_a_plan_that_cannot_be_rendered_has_no_digest(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    with pytest.raises(RenderError, match="BLOCK_N"):
+        plan_sha256(problem_of().bucket(), plan_of("o", BLOCK_N=None))

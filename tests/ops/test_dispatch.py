@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import triton
 from triton.runtime.errors import OutOfResources
 
+from latune import paths
+from latune.cache.entry import TOOLCHAIN, Entry
+from latune.cache.store import write_entries
 from latune.cli.shapes import problems_of
 from latune.cli.tune import tune
+from latune.codegen import load, render
+from latune.codegen.space import load_space
 from latune.config import Config
 from latune.errors import RenderError
 from latune.gpu import find_gpu
+from latune.measurement import Measurement
 from latune.ops import dispatch
-from latune.plan import Plan, Step
+from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
 
 PROBLEM = Problem(
@@ -187,3 +199,111 @@ def test_resolve_answers_for_what_the_operator_runs():
 def test_resolve_takes_a_name_and_explains_itself():
     resolution = dispatch.resolve(PROBLEM, "h200")
     assert resolution.gpu == H200 and resolution.plan.outputs == ("o",) and resolution.why
+
+
+def _entry(code=None, **changes):
+    """A measured entry, of the code that its plan gives unless told otherwise."""
+    problem = replace(PROBLEM, **changes)
+    plan = Plan((Step(kernel="o", config=load_space("stream").default(problem, H200, KERNELS["o"])),))
+    return Entry(
+        bucket=problem.bucket(),
+        batch=problem.batch,
+        num_heads=problem.num_heads,
+        seqlen=problem.seqlen,
+        plan=plan,
+        measurement=Measurement(outcome="ok", median_ms=0.1, samples=9),
+        evidence="measured",
+        resources=(),
+        toolchain=dict.fromkeys(TOOLCHAIN, "1"),
+        template_sha256=code or render.plan_sha256(problem.bucket(), plan),
+        tuned_at="2026-01-31T12:00:00Z",
+        study="study",
+    )
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+_MEET = """
+import json, pathlib, sys, warnings
+from latune import paths
+from latune.gpu import find_gpu
+from latune.ops import dispatch
+from latune.problem import Problem
+
+warnings.simplefilter("ignore")
+paths.shipped_cache = lambda: pathlib.Path("/dev/null/nothing-shipped")
+dispatch.device_gpu = lambda index: find_gpu("h200")
+decision = dispatch.decide(Problem(**json.loads(sys.argv[1])), 0)
+print(json.dumps([decision.resolution.step, sorted({"jinja2", "yaml"} & set(sys.modules))]))
+"""
+
+
+def _meet_in_a_fresh_process():
+    """The step of the ladder that serves the problem, and which parsers that took."""
+    command = [sys.executable, "-c", _MEET, json.dumps(_fields(PROBLEM))]
+    root = Path(dispatch.__file__).parents[2]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=dict(os.environ))
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize(
+    ("entries", "step"),
+    [
+        ([{}], "exact"),
+        ([{"seqlen": 4096, "needs_final_state": True}], "nearest"),
+        ([{"code": "0" * 64}, {"seqlen": 4096}], "nearest"),
+    ],
+)
+def test_a_problem_met_before_needs_no_template_engine(own_cache, entries, step):
+    write_entries(H200, [_entry(**changes) for changes in entries])
+    assert _meet_in_a_fresh_process() == [step, ["jinja2"]]
+    assert _meet_in_a_fresh_process() == [step, []]
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """The buckets that modules are rendered for."""
+    buckets, original = [], render.render
+    monkeypatch.setattr(render, "render", lambda problem, plan: buckets.append(problem.bucket()) or original(problem, plan))
+    return buckets
+
+
+def test_of_many_entries_those_that_could_serve_are_rendered_and_a_stale_one_is_passed_over(own_cache, rendered, monkeypatch):
+    write_entries(H200, [_entry(seqlen=2**power, code="0" * 64 if power == 11 else None) for power in range(4, 20)])
+    rendered.clear()
+    found = dispatch.resolve(PROBLEM, H200)
+    assert found.step == "exact" and len(rendered) == 1
+    found = dispatch.resolve(replace(PROBLEM, seqlen=2048, batch=64), H200)
+    assert found.step == "nearest" and found.entry.seqlen == 1024
+    assert [bucket.seqlen for bucket in rendered] == [1024, 2048]
+
+
+def test_a_stale_entry_of_the_users_gives_way_to_the_shipped_one(own_cache, monkeypatch):
+    shipped = own_cache / "shipped"
+    monkeypatch.setattr(paths, "shipped_cache", lambda: shipped)
+    write_entries(H200, [_entry(code="0" * 64)])
+    write_entries(H200, [_entry()], shipped)
+    assert dispatch.resolve(PROBLEM, H200).entry == _entry()
+
+
+def test_an_entry_stands_until_the_templates_change_its_code(own_cache, tmp_path, monkeypatch):
+    write_entries(H200, [_entry()])
+    original = paths.templates()
+
+    def step_with(name, addition):
+        copy = tmp_path / f"templates-{name}-{len(addition)}"
+        shutil.copytree(original, copy)
+        with (copy / name).open("a", encoding="utf-8") as file:
+            file.write(addition)
+        monkeypatch.setattr(paths, "templates", lambda: copy)
+        monkeypatch.setattr(load, "generator_sha256", lambda: copy.name)
+        return dispatch.resolve(PROBLEM, H200).step
+
+    assert step_with("spiral.py.jinja", "another algorithm") == "exact"
+    assert step_with("module.py.jinja", '{% if module.function == "sideways" %}# a choice not taken{% endif %}') == "exact"
+    assert step_with("module.py.jinja", "# for all") == "default"

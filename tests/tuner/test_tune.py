@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from latune.cache.entry import Entry, Resources
-from latune.codegen.render import template_sha256
+from latune.codegen.render import render
+from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError, UnknownGpuError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
@@ -101,10 +102,11 @@ def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:
     assert (values["BLOCK_N"], values["num_stages"], values["state_layout"]) == (64, 2, "transposed")
     assert entry.measurement.median_ms == 1.0
     assert (entry.bucket, entry.problem) == (FORWARD.bucket(), FORWARD)
-    assert (entry.evidence, entry.template_sha256) == ("static", template_sha256())
+    assert (entry.evidence, entry.template_sha256) == ("static", render(FORWARD, entry.plan).code_sha256)
     assert entry.roof_ms == pytest.approx(FORWARD.compulsory_bytes / 2000.0 * 1e-6)
     assert entry.resources == evaluate.resources(entry.plan)
     assert entry.study == study_name(FORWARD, evaluate, 0)
+    assert f"-{templates_sha256()[:8]}-" in entry.study
     assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
     assert sum(result.searches["o"].outcomes.values()) == 24
 

@@ -1,0 +1,32 @@
+"""What a search starts from: a few of the likeliest plans, and no more asked for than that takes."""
+
+from __future__ import annotations
+
+import itertools
+
+from latune.cli import starts
+from latune.config import Config
+from latune.gpu import find_gpu
+from latune.plan import Plan, Step
+from latune.problem import Problem
+
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=4, seqlen=256, head_dim_k=64, head_dim_v=64
+)
+
+
+def _plan(number):
+    return Plan((Step(kernel="o", config=Config.of("sequential", constexprs={"BLOCK_N": number})),))
+
+
+def test_starts_are_different_plans_and_no_more_are_asked_for(monkeypatch, tmp_path):
+    asked, here = [], iter((4, 4, 5))
+
+    def starting_plans(problem, gpu, *, plan_sha256, caches):
+        for number in itertools.count(1) if caches is None else here:
+            asked.append(number)
+            yield _plan(number)
+
+    monkeypatch.setattr(starts, "starting_plans", starting_plans)
+    assert starts.starts_of(PROBLEM, find_gpu("h200"), [tmp_path]) == [_plan(number) for number in (4, 5, 1, 2, 3, 6)]
+    assert asked == [4, 4, 5, 1, 2, 3, 4, 5, 6]
