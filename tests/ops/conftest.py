@@ -1,0 +1,93 @@
+"""A GPU that notes launches, for tests without one: what Triton would launch, and what is launched directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+import torch
+from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from latune.ops import direct, replay
+
+TMA = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [1, 1, 32, 64], "fp4_padded": False}
+
+
+class Metadata(NamedTuple):
+    tensordesc_meta: tuple[dict[str, object], ...] | None
+
+
+class FakeTriton:
+    """Attributes: ``jit`` and ``direct``: launches by either way, each as (grid, arguments); the stream of direct ones."""
+
+    def __init__(self) -> None:
+        self.jit: list[tuple[tuple[int, ...], list[object]]] = []
+        self.direct: list[tuple[tuple[int, ...], list[object]]] = []
+        self.streams: list[int] = []
+        self.device: int | None = None
+        self.stream = 7
+        self._compiled: dict[object, SimpleNamespace] = {}
+
+    def run(self, kernel: JITFunction, *args: object, grid: tuple[int, ...], **kwargs: object) -> SimpleNamespace:
+        """In the place of ``JITFunction.run``."""
+        bound = {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}
+        values = [bound[name] for name in kernel.arg_names]
+        self.jit.append((grid, [part for value in values for part in self._flat(value)]))
+        return self._compile(kernel, values)
+
+    def _compile(self, kernel: JITFunction, values: list[object]) -> SimpleNamespace:
+        types = ["tensordesc<bf16>" if isinstance(value, TensorDescriptor) else "i32" for value in values]
+        metadata = Metadata(tuple(TMA for name in types if name != "i32") or None)
+        signature = dict(zip(kernel.arg_names, types, strict=True))
+        made = dict(src=SimpleNamespace(signature=signature), metadata=metadata, run=self.launch, function=11)
+        compiled = _Hashable(**made, packed_metadata=(4, 1, 0))
+        return self._compiled.setdefault((kernel, tuple(types)), compiled)
+
+    def launch(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):  # type: ignore[no-untyped-def]
+        assert (function, packed, metadata, enter, leave) == (11, (4, 1, 0), None, None, None)
+        self.streams.append(stream)
+        self.direct.append(((x, y, z), list(arguments)))
+
+    def launcher(self, source: SimpleNamespace, metadata: Metadata) -> Callable[..., None]:
+        """In the place of Triton's launcher class, for descriptors that are encoded already."""
+        assert metadata.tensordesc_meta is None
+        assert not any(str(name).startswith("tensordesc") for name in source.signature.values())
+        return self.launch
+
+    @staticmethod
+    def encode(address: int, swizzle, elem_size, elem_type, block, shape, strides, padding):  # type: ignore[no-untyped-def]
+        return (address, tuple(shape), tuple(strides))
+
+    def _flat(self, value: object) -> list[object]:
+        """A launch's argument as a direct launch passes it."""
+        if isinstance(value, torch.Tensor):
+            return [value.data_ptr()]
+        if isinstance(value, TensorDescriptor):
+            layout = (tuple(value.shape), tuple(value.strides))
+            return [(value.base.data_ptr(), *layout), *value.shape, *value.strides]
+        return [value]
+
+
+class _Hashable(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
+    """CPU tensors stand for a GPU's; their device has the index None."""
+    gpu = FakeTriton()
+    utils = SimpleNamespace(fill_tma_descriptor=gpu.encode)
+    active = SimpleNamespace(
+        get_current_device=lambda: gpu.device,
+        get_current_stream=lambda device: gpu.stream,
+        utils=utils,
+        launcher_cls=gpu.launcher,
+    )
+    monkeypatch.setattr(JITFunction, "run", lambda kernel, *args, **kwargs: gpu.run(kernel, *args, **kwargs))
+    for module in (direct, replay):
+        monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))
+    direct.launcher.cache_clear()
+    return gpu
