@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from latune.ops import kernels, opaque, reference
-from latune.ops.checks import check_arguments
+from latune.ops.checks import check_arguments, check_scale
+from latune.ops.memo import Serve, plainly
+from latune.ops.recording import Tensors
 from latune.problem import HEAD_DIM_STEP
 
 
@@ -52,67 +54,97 @@ def lightning_attn(
         ValueError: an argument has a wrong shape, dtype, device or value; the message says what was expected, what
             came and what to do.
     """
-    check_arguments(q, k, v, slopes, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens)
-    slopes = None if slopes is None else slopes.reshape(-1).contiguous()
+    check_scale(scale)
+    if known := _known(q, k, v, slopes, initial_state, return_final_state, cu_seqlens):
+        outputs = _attend(q, k, v, slopes, float(scale), initial_state, return_final_state, known)
+        return outputs if return_final_state else outputs[0]
+    check_arguments(q, k, v, slopes, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if initial_state is not None and q.dtype != torch.float64:
         initial_state = initial_state.to(torch.float32)
     if not q.is_cuda:
-        o, final_state = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
-        return (o, final_state) if return_final_state else o
-    o, final_state = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
-    return (o, final_state) if return_final_state else o
+        outputs = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+    else:
+        outputs = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
+    return outputs if return_final_state else outputs[0]
+
+
+def _known(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool, cu_seqlens: Tensor | None
+) -> Serve | None:
+    """What serves a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
+    if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None:
+        return None
+    if slopes is not None and slopes.requires_grad:
+        return None
+    return kernels.known_forward(q, k, v, slopes, initial_state, final)
 
 
 def _padded(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> Tensors:
     """``_attend`` on head dims that are multiples of 16; others gain columns of zeros, which add nothing."""
+    if q.shape[0] == 0 or q.shape[1] == 0:
+        return reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
     extra_k, extra_v = -q.shape[-1] % HEAD_DIM_STEP, -v.shape[-1] % HEAD_DIM_STEP
     if not extra_k and not extra_v:
         return _attend(q, k, v, slopes, scale, initial_state, final)
     if initial_state is not None:
         initial_state = pad(initial_state, (0, extra_v, 0, extra_k))
     q, k, v = pad(q, (0, extra_k)), pad(k, (0, extra_k)), pad(v, (0, extra_v))
-    o, final_state = _attend(q, k, v, slopes, scale, initial_state, final)
+    o, *final_state = _attend(q, k, v, slopes, scale, initial_state, final)
     width_k, width_v = q.shape[-1] - extra_k, v.shape[-1] - extra_v
-    return o[..., :width_v], None if final_state is None else final_state[..., :width_k, :width_v]
+    return o[..., :width_v], *(state[..., :width_k, :width_v] for state in final_state)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
-) -> tuple[Tensor, Tensor | None]:
-    if q.shape[0] == 0 or q.shape[1] == 0:
-        empty = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
-        return empty if final else (empty[0], None)
-    differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, initial_state))
-    run = _LightningAttention.apply if differentiable else _forward
-    return run(q, k, v, slopes, scale, initial_state, final)
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    scale: float,
+    initial_state: Tensor | None,
+    final: bool,
+    known: Serve = plainly,
+) -> Tensors:
+    """(o,), or (o, final_state) where that is wanted."""
+    learns = (
+        q.requires_grad or k.requires_grad or v.requires_grad or (initial_state is not None and initial_state.requires_grad)
+    )
+    run = _LightningAttention.apply if learns and torch.is_grad_enabled() else _forward
+    return run(q, k, v, slopes, scale, initial_state, final, known)
 
 
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, slopes, scale, initial_state, final):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(q, k, v, slopes, initial_state)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
-        return _forward(q, k, v, slopes, scale, initial_state, final)
+        return _forward(q, k, v, slopes, scale, initial_state, final, known)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, do, dfinal_state):  # type: ignore[no-untyped-def]
+    def backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
         q, k, v, slopes, initial_state = ctx.saved_tensors
         if do is None and dfinal_state is None:
-            return (None,) * 7
+            return (None,) * 8
         do = torch.zeros_like(v) if do is None else do
         dq, dk, dv, *dstate = _kernels().backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
-        return dq, dk, dv, None, None, (dstate[0] if dstate else None), None
+        return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final: bool
-) -> tuple[Tensor, Tensor | None]:
-    o, *final_state = _kernels().forward(q, k, v, slopes, scale, initial_state, final)
-    return o, (final_state[0] if final_state else None)
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    scale: float,
+    initial_state: Tensor | None,
+    final: bool,
+    known: Serve,
+) -> Tensors:
+    served = known(scale, q, k, v, slopes, initial_state)
+    return served or tuple(_kernels().forward(q, k, v, slopes, scale, initial_state, final))
 
 
 def _kernels() -> ModuleType:

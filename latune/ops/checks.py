@@ -14,21 +14,24 @@ _CUDA_DTYPES = tuple(TORCH_DTYPES.values())
 _CPU_DTYPES = (*_CUDA_DTYPES, torch.float64)
 
 
+def check_scale(scale: float) -> None:
+    """Raises ValueError for a scale that is not finite, or 0."""
+    if not (math.isfinite(scale) and scale != 0):
+        raise ValueError(f"scale: expected a finite number other than 0, got {scale}")
+
+
 def check_arguments(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     slopes: Tensor | None,
     *,
-    scale: float,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> None:
     """Raises ValueError for the first argument that is wrong; see ``lightning_attn`` for what is right."""
     if cu_seqlens is not None:
         raise ValueError("cu_seqlens: expected None, got a tensor; packed sequences are not supported, call once a sequence")
-    if not (math.isfinite(scale) and scale != 0):
-        raise ValueError(f"scale: expected a finite number other than 0, got {scale}")
     _check_qkv(q, k, v)
     if slopes is not None:
         _check_slopes(slopes, q)

@@ -7,9 +7,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 import triton
+from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -19,10 +21,12 @@ from latune.cache.resolve import Resolution
 from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
+from latune.ops.memo import forget_calls
+from latune.ops.recording import HostFunction, Recording, Tensors, record
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
 
-Tensors = tuple[torch.Tensor, ...]
+_T = TypeVar("_T")
 _UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
 # Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
 _UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
@@ -46,11 +50,19 @@ class Decision:
         self.plan, self.why = next(self._candidates)
         self._function = self._load()
 
-    def __call__(self, *arguments: object) -> Tensors:
+    def __call__(self, *arguments: Tensor | float) -> Tensors:
+        return self._launch(lambda function: function(*arguments))
+
+    def record(self, *arguments: Tensor | float) -> tuple[Tensors, Recording | None]:
+        """The same, and a recording of it where it can be repeated."""
+        return self._launch(lambda function: record(function, arguments))
+
+    def _launch(self, call: Callable[[HostFunction], _T]) -> _T:
+        """``call`` of the first host function that launches."""
         while True:
             function = self._function
             try:
-                return function(*arguments)
+                return call(function)
             except _UNLAUNCHABLE as error:
                 self._fall_back(function, error)
             except RuntimeError as error:
@@ -58,7 +70,7 @@ class Decision:
                     raise
                 self._fall_back(function, error)
 
-    def _load(self) -> Callable[..., Tensors]:
+    def _load(self) -> HostFunction:
         """The host function of the first candidate from the present one on that can be rendered."""
         while True:
             try:
@@ -68,7 +80,7 @@ class Decision:
             else:
                 return getattr(module, {"fwd": "forward", "bwd": "backward"}[self.problem.direction])
 
-    def _fall_back(self, failed: Callable[..., Tensors], error: Exception) -> None:
+    def _fall_back(self, failed: HostFunction, error: Exception) -> None:
         """Replaces the function that failed, once, however many threads it failed."""
         with self._lock:
             if self._function is failed:
@@ -163,6 +175,7 @@ def forget_decisions() -> None:
     """Drops every decision, so that the next call reads the cache anew (after a tuning run in the same process)."""
     with _lock:
         _decisions.clear()
+    forget_calls()
 
 
 def _first_line(error: Exception) -> str:
