@@ -43,11 +43,11 @@ test-unit: $(VENV)/installed
 test-interpreted: $(VENV)/installed
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(CORES) tests/interpreted
 
-# The build tests beside the newest Triton, with the oldest that is supported.
+# What depends on Triton's version, beside the newest with the oldest that is supported.
 test-oldest-triton: export PYTHONPATH := $(CURDIR)/$(VENV)/oldest-triton
 test-oldest-triton: $(VENV)/oldest-triton/installed
 	$(BIN)/python -c "import triton; assert triton.__version__ == '$(OLDEST_TRITON)', triton.__version__"
-	$(BIN)/python -m pytest -q -n $(CORES) tests/codegen/test_build.py
+	$(BIN)/python -m pytest -q -n $(CORES) tests/codegen/test_build.py tests/ops/test_direct.py tests/ops/test_replay.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
