@@ -22,7 +22,8 @@ from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.ops.memo import forget_calls
-from latune.ops.recording import HostFunction, Recording, Tensors, record
+from latune.ops.recording import HostFunction, Recording, Tensors
+from latune.ops.tape import record
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
 

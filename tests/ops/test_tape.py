@@ -7,7 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
-from latune.ops.recording import Address, Allocation, Scale, record
+from latune.ops.recording import Address, Allocation, Scale
+from latune.ops.tape import record
 
 F32 = torch.float32
 
