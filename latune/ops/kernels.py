@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latune.codegen.dtypes import TORCH_DTYPES
 from latune.ops import memo
+from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
 from latune.ops.dispatch import decide
 from latune.ops.memo import Memo, Serve, signature
@@ -98,6 +99,7 @@ def _run(problem: Problem, scale: float, given: _Given, readable: _Given, known:
     decision = decide(problem, q.device.index)
     arguments = [x for x in (q, k, v, slopes, scale, *rest) if x is not None]
     with _current(q.device):
+        ensure_context(q.device.index)
         if calls.get(key) is memo.not_yet and is_aligned(given):
             outputs, recording = decision.record(*arguments)
             known.put(calls, key, _serve(recording, given, readable))

@@ -17,6 +17,7 @@ from triton import knobs
 from triton.runtime import driver
 
 from latune.ops import direct
+from latune.ops.context import ensure_context
 from latune.ops.recording import Address, Allocation, Descriptor, Launch, Recording, Scale, Tensors
 
 _ALIGNMENT_BYTES = 16
@@ -47,6 +48,7 @@ class Replay:
         """The outputs; None when this call has to take the plain path."""
         if self._current_device() != self._device or _launches_are_watched():
             return None
+        ensure_context(self._device)
         values: list[Any] = [x.data_ptr() for x in tensors if x is not None]
         for address in values:
             if address % _ALIGNMENT_BYTES:

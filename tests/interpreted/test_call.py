@@ -19,6 +19,7 @@ TOLERANCE = 2e-5
 @pytest.fixture(autouse=True)
 def on_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(dispatch, "device_gpu", lambda index: GPU)
     dispatch.forget_decisions()
     yield

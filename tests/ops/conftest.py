@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from latune.ops import direct, replay
+from latune.ops import context, direct, replay
 
 TMA = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [1, 1, 32, 64], "fp4_padded": False}
 
@@ -21,15 +22,28 @@ class Metadata(NamedTuple):
 
 
 class FakeTriton:
-    """Attributes: ``jit`` and ``direct``: launches by either way, each as (grid, arguments); the stream of direct ones."""
+    """Each thread has a CUDA context from ``set_device`` on, and without one no descriptor is encoded.
+
+    Attributes:
+        jit: launches by Triton, each as (grid, arguments).
+        direct: likewise those that are made directly.
+        streams: of direct launches.
+        encoded: the addresses of descriptors that were encoded for them.
+    """
 
     def __init__(self) -> None:
         self.jit: list[tuple[tuple[int, ...], list[object]]] = []
         self.direct: list[tuple[tuple[int, ...], list[object]]] = []
         self.streams: list[int] = []
+        self.encoded: list[int] = []
         self.device: int | None = None
         self.stream = 7
         self._compiled: dict[object, SimpleNamespace] = {}
+        self._thread = threading.local()
+
+    def set_device(self, device: int | None) -> None:
+        assert device == self.device, "a device guard is not what this is for"
+        self._thread.has_context = True
 
     def run(self, kernel: JITFunction, *args: object, grid: tuple[int, ...], **kwargs: object) -> SimpleNamespace:
         """In the place of ``JITFunction.run``."""
@@ -57,15 +71,21 @@ class FakeTriton:
         assert not any(str(name).startswith("tensordesc") for name in source.signature.values())
         return self.launch
 
-    @staticmethod
-    def encode(address: int, swizzle, elem_size, elem_type, block, shape, strides, padding):  # type: ignore[no-untyped-def]
+    def encode(self, address: int, swizzle, elem_size, elem_type, block, shape, strides, padding):  # type: ignore[no-untyped-def]
+        self._check_context()
+        self.encoded.append(address)
         return (address, tuple(shape), tuple(strides))
+
+    def _check_context(self) -> None:
+        if not getattr(self._thread, "has_context", False):
+            raise RuntimeError("Triton Error [CUDA]: Failed to create tensor map descriptor: invalid device context")
 
     def _flat(self, value: object) -> list[object]:
         """A launch's argument as a direct launch passes it."""
         if isinstance(value, torch.Tensor):
             return [value.data_ptr()]
         if isinstance(value, TensorDescriptor):
+            self._check_context()
             layout = (tuple(value.shape), tuple(value.strides))
             return [(value.base.data_ptr(), *layout), *value.shape, *value.strides]
         return [value]
@@ -86,6 +106,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
         utils=utils,
         launcher_cls=gpu.launcher,
     )
+    monkeypatch.setattr(torch.cuda, "set_device", gpu.set_device)
+    monkeypatch.setattr(context, "_thread", context._Thread())
     monkeypatch.setattr(JITFunction, "run", lambda kernel, *args, **kwargs: gpu.run(kernel, *args, **kwargs))
     for module in (direct, replay):
         monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))

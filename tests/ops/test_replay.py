@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -46,21 +48,29 @@ PLANS = {
 }
 
 
+@pytest.fixture
+def only(monkeypatch):
+    """Has two plans, a forward and a backward one, serve every problem."""
+
+    def serve(forward, backward):
+        def resolve(problem, gpu):
+            candidates = iter([(forward if problem.direction == "fwd" else backward, "a plan")])
+            return SimpleNamespace(step="exact", entry=None, candidates=candidates)
+
+        monkeypatch.setattr(dispatch, "resolve", resolve)
+        dispatch.forget_decisions()
+
+    yield serve
+    dispatch.forget_decisions()
+
+
 @pytest.fixture(params=PLANS)
-def served(request, fake, monkeypatch):
-    """The fake GPU, where these plans serve every problem."""
-    forward, backward = PLANS[request.param]
-
-    def resolve(problem, gpu):
-        candidates = iter([(forward if problem.direction == "fwd" else backward, "a plan")])
-        return SimpleNamespace(step="exact", entry=None, candidates=candidates)
-
-    monkeypatch.setattr(dispatch, "resolve", resolve)
+def served(request, fake, only, monkeypatch):
+    """The fake GPU with a pair of plans."""
     monkeypatch.setattr(dispatch, "device_gpu", lambda index: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
-    dispatch.forget_decisions()
-    yield fake
-    dispatch.forget_decisions()
+    only(*PLANS[request.param])
+    return fake
 
 
 def tensors(seqlen: int = SEQLEN, *, states: bool = False) -> list[torch.Tensor | None]:
@@ -243,6 +253,22 @@ def test_threads_share_what_was_recorded_and_no_memory(served):
         assert seqlen in arguments
 
 
+@pytest.mark.parametrize("served", ["tma"], indirect=True)
+@pytest.mark.parametrize("calls_before", [0, 1, 2], ids=["plain", "recorded", "replayed"])
+def test_a_thread_without_a_context_can_launch(served, calls_before):
+    given = tensors()
+    for _ in range(calls_before):
+        forward(given)
+    outputs = in_another_thread(lambda: forward(given))
+    assert len(outputs) == 1 and len(served.jit) == min(calls_before + 1, 2)
+
+
+def in_another_thread(call):
+    """What ``call`` returns or raises in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(call).result()
+
+
 def test_a_plan_that_fails_is_not_recorded_and_the_next_one_is(served, monkeypatch):
     failing, working = PLANS["split"][0], PLANS["pointer"][0]
     resolution = SimpleNamespace(step="exact", entry=None, candidates=iter([(failing, "first"), (working, "second")]))
@@ -330,6 +356,32 @@ def test_a_replayed_call_gives_what_a_plain_one_does(dtype, states, seqlen, d, e
     again = [call(seed) for seed in (0, 0, 0, 1)]
     for one, other in zip((plain[0], plain[0], plain[0], plain[1]), again, strict=True):
         assert [torch.equal(x, y) for x, y in zip(one, other, strict=True)] == [True] * len(one)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["plain", "replayed"])
+def test_a_thread_without_a_context_can_launch_on_a_gpu(only, form):
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("without TMA there is nothing that needs a context before a launch")
+    only(*PLANS["tma"])
+    q, k, v, slopes, _ = (None if x is None else x.cuda() for x in tensors())
+    calls = [
+        lambda: kernels.forward(q, k, v, slopes, 0.5, None, False),
+        lambda: kernels.backward(q, k, v, slopes, 0.5, v, None, None),
+    ]
+    for call in calls:
+        wanted = [call() for _ in range(3)][-1]
+        if form == "plain":
+            memo.forget_calls()
+        had_context, outputs = in_another_thread(lambda call=call: (has_context(), call()))
+        assert not had_context and [torch.equal(x, y) for x, y in zip(outputs, wanted, strict=True)] == [True] * len(wanted)
+
+
+def has_context():
+    """Whether the driver knows of a CUDA context of this thread."""
+    found = ctypes.c_void_p()
+    assert ctypes.CDLL("libcuda.so.1").cuCtxGetCurrent(ctypes.byref(found)) == 0
+    return found.value is not None
 
 
 @pytest.mark.gpu
