@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -57,27 +58,51 @@ def descriptor_metadata(compiled: CompiledKernel) -> Iterator[dict[str, object]]
     return iter(metadata)
 
 
-def encoder() -> Callable[..., object]:
-    """``encode(address, *encoding(...))``: a descriptor that the launcher takes.
+def encoder(descriptor: Descriptor, metadata: dict[str, object]) -> Callable[[int], object]:
+    """Makes an address a descriptor that the launcher takes; elements out of bounds are read as zeros.
+
+    What was made lately is kept: addresses come back, and a descriptor says nothing of what lies there.
 
     Raises:
-        UnsupportedError: this Triton has none.
+        UnsupportedError: it is encoded in a way that is not known here.
     """
+    return functools.partial(_encoded, _Encoding(_encode(), encoding(descriptor, metadata)))
+
+
+def encoding(descriptor: Descriptor, metadata: dict[str, object]) -> tuple[object, ...]:
+    """What Triton's own encoder has to know beside the address.
+
+    Raises:
+        UnsupportedError: the descriptor is of a kind that latune's kernels have none of.
+    """
+    if metadata["fp4_padded"] or metadata.get("is_im2col", False) or len(descriptor.shape) != _RANK:
+        raise UnsupportedError
+    element_types = import_module("triton.backends.nvidia.driver").TMA_DTYPE_DEVICE_TO_HOST
+    element = (metadata["elem_size"], element_types[metadata["elem_type"]])
+    return (metadata["swizzle"], *element, metadata["block_size"], descriptor.shape, descriptor.strides, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoding:
+    """How one descriptor is made; told apart by identity, which costs nothing to hash."""
+
+    encode: Callable[..., object]
+    arguments: tuple[object, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def _encoded(encoding: _Encoding, address: int) -> object:
+    return encoding.encode(address, *encoding.arguments)
+
+
+def _encode() -> Callable[..., object]:
+    """Triton's own encoder."""
     utils = driver.active.utils
     # Triton 3.6, and from then on.
     for name in ("fill_tma_descriptor", "fill_tma_descriptor_tiled"):
         if hasattr(utils, name):
             return getattr(utils, name)
     raise UnsupportedError
-
-
-def encoding(descriptor: Descriptor, metadata: dict[str, object]) -> tuple[object, ...]:
-    """What the encoder has to know beside the address; elements out of bounds are read as zeros."""
-    if metadata["fp4_padded"] or metadata.get("is_im2col", False) or len(descriptor.shape) != _RANK:
-        raise UnsupportedError
-    element_types = import_module("triton.backends.nvidia.driver").TMA_DTYPE_DEVICE_TO_HOST
-    element = (metadata["elem_size"], element_types[metadata["elem_type"]])
-    return (metadata["swizzle"], *element, metadata["block_size"], descriptor.shape, descriptor.strides, 0)
 
 
 def _is_descriptor(type_name: object) -> bool:

@@ -56,7 +56,7 @@ class Replay:
         allocated = [allocate() for allocate in self._allocate]
         values += (scale, self._current_stream(self._device))
         values += [x.data_ptr() for x in allocated]
-        values += [encode(values[tensor], *encoding) for encode, tensor, encoding in self._descriptors]
+        values += [encode(values[tensor]) for encode, tensor in self._descriptors]
         values += self._constants
         for launch, arguments in self._launches:
             launch(*arguments(values))
@@ -82,7 +82,7 @@ class _Layout:
     """Where in the list of values each thing is."""
 
     def __init__(self, recording: Recording) -> None:
-        self.descriptors: list[tuple[Callable[..., object], int, tuple[object, ...]]] = []
+        self.descriptors: list[tuple[Callable[[int], object], int]] = []
         self.constants: list[object] = []
         self._num_inputs = self._scale = recording.num_inputs
         self._stream = self._scale + 1
@@ -110,7 +110,7 @@ class _Layout:
         return [self._scale] if isinstance(argument, Scale) else self._constants(argument)
 
     def _descriptor(self, descriptor: Descriptor, metadata: dict[str, object]) -> list[int]:
-        self.descriptors.append((direct.encoder(), self._tensor(descriptor.tensor), direct.encoding(descriptor, metadata)))
+        self.descriptors.append((direct.encoder(descriptor, metadata), self._tensor(descriptor.tensor)))
         place = self._first_descriptor + len(self.descriptors) - 1
         return [place, *self._constants(*descriptor.shape, *descriptor.strides)]
 

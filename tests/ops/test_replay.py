@@ -269,6 +269,16 @@ def in_another_thread(call):
         return pool.submit(call).result()
 
 
+@pytest.mark.parametrize("served", ["tma"], indirect=True)
+def test_a_descriptor_is_encoded_once_for_an_address(served):
+    given, other = tensors(), tensors()
+    outputs = [forward(given) for _ in range(4)]
+    inputs = {x.data_ptr() for x in given[:3]}
+    assert sorted(served.encoded) == sorted([*inputs, *(x[0].data_ptr() for x in outputs[2:])])
+    forward(other)
+    assert {x.data_ptr() for x in other[:3]} <= set(served.encoded)
+
+
 def test_a_plan_that_fails_is_not_recorded_and_the_next_one_is(served, monkeypatch):
     failing, working = PLANS["split"][0], PLANS["pointer"][0]
     resolution = SimpleNamespace(step="exact", entry=None, candidates=iter([(failing, "first"), (working, "second")]))
