@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from latune.ops import kernels, opaque, reference
@@ -123,14 +124,19 @@ class _LightningAttention(torch.autograd.Function):
         return _forward(q, k, v, slopes, scale, initial_state, final, known)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
-        q, k, v, slopes, initial_state = ctx.saved_tensors
-        if do is None and dfinal_state is None:
-            return (None,) * 8
-        do = torch.zeros_like(v) if do is None else do
-        dq, dk, dv, *dstate = _kernels().backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
-        return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
+    def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
+        # In the usual backward pass nothing is recorded, and so nothing has to say that it cannot be differentiated again.
+        run = once_differentiable(_backward) if torch.is_grad_enabled() else _backward
+        return run(ctx, *gradients)
+
+
+def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
+    q, k, v, slopes, initial_state = ctx.saved_tensors
+    if do is None and dfinal_state is None:
+        return (None,) * 8
+    do = torch.zeros_like(v) if do is None else do
+    dq, dk, dv, *dstate = _kernels().backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
+    return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 
 
 def _forward(

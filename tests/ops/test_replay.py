@@ -318,6 +318,14 @@ def test_the_operator_replays_both_directions(served, on_cuda, states):
         assert (served.jit == []) == (turn == 2)
 
 
+def test_a_gradient_cannot_be_differentiated_again(served, on_cuda):
+    q, k, v, slopes, _ = tensors()
+    o = latune.lightning_attn(q.requires_grad_(), k, v, slopes)
+    (dq,) = torch.autograd.grad(o, q, torch.ones_like(o, requires_grad=True), create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        dq.sum().backward()
+
+
 def test_what_the_signature_does_not_tell_is_checked_in_every_call(served, on_cuda):
     q, k, v, slopes, _ = tensors()
     for _ in range(3):
