@@ -133,7 +133,7 @@ def _backward(peer: Peer, case: Case) -> tuple[Call, Call]:
     """Gradients from one graph that is kept, as every peer can be called; and a step of both passes, as a model takes it."""
     operator = peer.load(case)
     inputs, do = peer.inputs(case), peer.arrange(case.do)
-    # A step has leaves of its own: those of the graph that is kept belong to the stream it was made on.
+    # A step has leaves of its own: while the graph that is kept binds its leaves to its stream, no other one can be captured.
     kept, leaves = ([tensor.detach().requires_grad_() for tensor in inputs] for _ in range(2))
     o = operator(*kept)
 

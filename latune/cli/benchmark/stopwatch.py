@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -89,10 +90,13 @@ class Stopwatch:
 
     def _graph_us(self, call: Callable[[], object], samples: int) -> float | None:
         """The GPU's time of the call, replayed from a CUDA graph; None where it cannot be captured."""
-        # A capture has a stream of its own; gradients' first calls on another stream than theirs would spoil it.
+        # Warmed up beside the default stream, as PyTorch asks for.
         with torch.cuda.stream(torch.cuda.Stream(self.device)):
             for _ in range(_WARM_UPS):
                 call()
+        # A leaf whose graph is still there has its gradient accumulated on the stream of that graph, which spoils a capture
+        # on another one; a graph that is part of a cycle is there until it is collected.
+        gc.collect()
         torch.cuda.synchronize()
         sample = graph_sampler([call])
         torch.cuda.synchronize()
