@@ -411,7 +411,8 @@ def dv_kernel(
         p_do = do + o_row[:, None] * stride_don + o_e[None, :]
         b_do = tl.load(p_do, mask=m_row, other=0.0)
         if start >= 0:
-            b_p = tl.dot(b_q0, tl.trans(b_k0)) * decay_matrix  # [BLOCK_N, BLOCK_N]
+            b_p = tl.dot(b_q0, tl.trans(b_k0))  # [BLOCK_N, BLOCK_N]
+            b_p *= decay_matrix
             b_p += tl.dot(b_q1, tl.trans(b_k1)) * decay_matrix
             b_p += tl.dot(b_q2, tl.trans(b_k2)) * decay_matrix
             b_p = b_p.to(tl.bfloat16)

@@ -48,7 +48,8 @@ def o_kernel(
         b_v = v.load([i_b, i_h, start, 0])
         b_v = b_v.reshape(BLOCK_N, BLOCK_E)
         if start >= 0:
-            b_p = tl.dot(b_k, tl.trans(b_q)) * decay_matrix  # [BLOCK_N, BLOCK_N]
+            b_p = tl.dot(b_k, tl.trans(b_q))  # [BLOCK_N, BLOCK_N]
+            b_p *= decay_matrix
             b_p = b_p.to(tl.bfloat16)
         else:
             b_p = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.bfloat16)

@@ -21,7 +21,8 @@ from latune.plan import Plan, Step
 from latune.problem import Problem
 
 CHOICES = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": "tma"}
-CONFIG = Config.of("sequential", choices=CHOICES, constexprs={"BLOCK_N": 32, "BLOCK_E": 32}, num_warps=4, num_stages=2)
+CONSTEXPRS = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32}
+CONFIG = Config.of("sequential", choices=CHOICES, constexprs=CONSTEXPRS, num_warps=4, num_stages=2)
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=4, seqlen=256, head_dim_k=64, head_dim_v=64
 )

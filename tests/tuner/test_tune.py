@@ -26,6 +26,7 @@ FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
 )
 BACKWARD = replace(FORWARD, direction="bwd")
+TRIALS = 48
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Landscape:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(trials=24, storage=str(tmp_path / "studies.journal"))
+    return Settings(trials=TRIALS, storage=str(tmp_path / "studies.journal"))
 
 
 def tuned(problem: Problem, evaluate: Landscape, settings: Settings, **options: object) -> Tuned:
@@ -108,7 +109,7 @@ def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:
     assert entry.study == study_name(FORWARD, evaluate, 0)
     assert f"-{templates_sha256()[:8]}-" in entry.study
     assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
-    assert sum(result.searches["o"].outcomes.values()) == 24
+    assert sum(result.searches["o"].outcomes.values()) == TRIALS
 
 
 def test_alternates_are_the_next_best_finalists(settings: Settings) -> None:
@@ -123,7 +124,7 @@ def test_backward_is_one_complete_plan_of_two_searches(settings: Settings) -> No
     evaluate = Landscape()
     result = tuned(BACKWARD, evaluate, settings)
     assert list(result.searches) == ["dq", "dkdv"]
-    assert len(evaluate.evaluated) == 48
+    assert len(evaluate.evaluated) == 2 * TRIALS
     assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv")}
     assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"])
     assert tuple(step.kernel for step in result.entry.plan.steps) == ("dq", "dkdv")
@@ -142,7 +143,7 @@ def test_runs_agree_and_the_second_evaluates_nothing(settings: Settings) -> None
     first, again = Landscape(), Landscape()
     entry = tuned(FORWARD, first, settings).entry
     assert tuned(FORWARD, again, settings).entry.plan == entry.plan
-    assert (len(first.evaluated), len(again.evaluated)) == (24, 0)
+    assert (len(first.evaluated), len(again.evaluated)) == (TRIALS, 0)
 
 
 def test_other_problems_seeds_and_toolchains_have_other_studies() -> None:
@@ -168,7 +169,7 @@ def test_starts_are_tried_early_and_raced(settings: Settings) -> None:
 
 
 def test_when_nothing_passes_the_error_counts_outcomes(settings: Settings) -> None:
-    with pytest.raises(LatuneError, match=r"no plan passed \(o: 24 wrong_result\); o differs from the reference"):
+    with pytest.raises(LatuneError, match=rf"no plan passed \(o: {TRIALS} wrong_result\); o differs from the reference"):
         tuned(FORWARD, Landscape(broken=True), settings)
 
 
@@ -183,7 +184,7 @@ def test_ctrl_c_ends_all_searches_and_keeps_the_best(settings: Settings) -> None
 
 def test_without_time_the_default_is_the_answer(settings: Settings) -> None:
     evaluate = Landscape()
-    hurried = Settings(trials=24, time_budget_s=0.0, storage=settings.storage)
+    hurried = Settings(trials=TRIALS, time_budget_s=0.0, storage=settings.storage)
     result = tuned(BACKWARD, evaluate, hurried)
     assert evaluate.evaluated == []
     assert [plan for plan, _ in result.finalists] == [result.entry.plan]
@@ -192,13 +193,13 @@ def test_without_time_the_default_is_the_answer(settings: Settings) -> None:
 def test_progress_names_kernel_and_incumbent(settings: Settings) -> None:
     events: list[TrialEvent] = []
     tuned(BACKWARD, Landscape(), settings, on_trial=events.append)
-    assert [event.kernel for event in events] == ["dq"] * 24 + ["dkdv"] * 24
-    best = [event.best.measurement.median_ms for event in events[:24] if event.best]
+    assert [event.kernel for event in events] == ["dq"] * TRIALS + ["dkdv"] * TRIALS
+    best = [event.best.measurement.median_ms for event in events[:TRIALS] if event.best]
     assert best == sorted(best, reverse=True)
 
 
 def test_tune_takes_an_evaluator_in_place_of_a_gpu(tmp_path: Path) -> None:
-    entry = tune(FORWARD, None, Landscape(), trials=24, storage=str(tmp_path / "a.journal"))
+    entry = tune(FORWARD, None, Landscape(), trials=TRIALS, storage=str(tmp_path / "a.journal"))
     assert entry.measurement.median_ms == 1.0
 
 
