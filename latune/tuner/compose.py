@@ -65,7 +65,7 @@ class Composer:
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
         """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
 
-        A plan in segments comes a second time, with as many as fill the GPU here: what filled it there had other heads.
+        Each comes a second time, cut into as many segments as fill the GPU here: what filled it there had other heads.
         """
         complete = [plan for plan in plans if tuple(step.kernel for step in plan.steps) in self.forms]
         both = [variant for plan in complete for variant in (plan, _mapped(plan, self._filling))]
@@ -98,8 +98,8 @@ class Composer:
         return nearest
 
     def _filling(self, name: str, config: Config) -> Config:
-        """A config in segments with the most of them whose programs all find an SM of their own, if two do."""
-        if config.algorithm != "split":
+        """The config in the most segments whose programs all find an SM of their own, if two do; else as it is."""
+        if config.algorithm not in ("sequential", "split"):
             return config
         _, width = KERNELS[name].dims(self.problem)
         slices = -(-width // dict(config.constexprs).get("BLOCK_E", width))
@@ -107,7 +107,7 @@ class Composer:
         if segments < 2:
             return config
         constexprs = {**dict(config.constexprs), "SEGMENTS": 1 << (segments.bit_length() - 1)}
-        return replace(config, constexprs=tuple(sorted(constexprs.items())))
+        return replace(config, algorithm="split", constexprs=tuple(sorted(constexprs.items())))
 
     def _default(self, form: tuple[str, ...]) -> Plan:
         configs = ((name, self.space(name).default(self.problem, self.gpu, KERNELS[name])) for name in form)
