@@ -70,6 +70,20 @@ def test_what_is_written_is_read(roots: tuple[Path, Path], entry_of: EntryOf) ->
     assert read_file(path, H200) == DeviceCache.of(H200, [entry_of()])
 
 
+def test_a_file_is_checked_once_while_its_text_is_the_same(
+    tmp_path: Path, entry_of: EntryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_entries(H200, [entry_of()], tmp_path)
+    known = read_file(path, H200)
+    checks = []
+    monkeypatch.setattr(DeviceCache, "from_text", lambda text: checks.append(text) or known)
+    assert read_file(path, H200) == known
+    assert not checks
+    spoil(tmp_path, damage_type)
+    read_file(path, H200)
+    assert len(checks) == 1
+
+
 def test_by_default_the_users_file_is_written_and_both_are_read(
     roots: tuple[Path, Path], entry_of: EntryOf, problem_of: ProblemOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
