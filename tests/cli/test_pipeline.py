@@ -116,11 +116,11 @@ def test_shapes_of_one_bucket_are_tuned_once(replayed, run):
 
 
 def test_transfer_races_what_neighbours_have_and_passes_over_what_is_known(cache, run):
-    shapes = (*SHAPE, "--shape", "1,2,512,64", "--direction", "fwd", "--transfer")
+    shapes = (*SHAPE, "--shape", "8,32,512,64", "--direction", "fwd", "--transfer")
     result = run("tune", *shapes, "--json")
     tuned = json.loads(result.stdout)["tuned"]
     assert "1 of 2 buckets have an entry already" in result.stderr
-    assert [entry["problem"] for entry in tuned] == ["fwd 1,2,512,64,64 bf16 decay=constant"]
+    assert [entry["problem"] for entry in tuned] == ["fwd 8,32,512,64,64 bf16 decay=constant"]
     known = next(entry for entry in _entries(cache) if entry.bucket.direction == "fwd" and entry.bucket.seqlen == 256)
     plans = [tuned[0]["entry"]["plan"], *tuned[0]["entry"]["alternates"]]
     assert known.plan.to_json() in plans and tuned[0]["outcomes"] == {}
