@@ -1,7 +1,7 @@
 """Parameters and constraints of a search space, made from its file.
 
 An expression that reads a parameter absent from a config does not apply to that config: a constraint over
-``SEGMENTS`` says nothing about sequential kernels, and needs no guard.
+``PROGRAMS`` says nothing about sequential kernels, and needs no guard.
 """
 
 from __future__ import annotations

@@ -137,8 +137,13 @@ class StepView:
         return -(-self.e // self.block_e)
 
     @property
+    def programs(self) -> int:
+        return int(self._values["PROGRAMS"])
+
+    @property
     def segments(self) -> int:
-        return int(self._values["SEGMENTS"])
+        """Of the problem; its module makes the same of any batch and number of heads."""
+        return max(self.programs // (self.problem.batch_heads * self.num_splits), 1)
 
     @property
     def scan_block(self) -> int:

@@ -22,6 +22,8 @@ Spaces = Mapping[str, Space]
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
+# Between values of PROGRAMS that search spaces know.
+_PROGRAMS_STEP = 32
 
 
 def all_spaces(own: Spaces | None = None) -> Spaces:
@@ -65,7 +67,7 @@ class Composer:
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
         """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
 
-        Each comes a second time, cut into as many segments as fill the GPU here: what filled it there had other heads.
+        Each comes a second time, cut into segments that fill the GPU: with more heads it may have been full without.
         """
         complete = [plan for plan in plans if tuple(step.kernel for step in plan.steps) in self.forms]
         both = [variant for plan in complete for variant in (plan, _mapped(plan, self._filling))]
@@ -98,15 +100,15 @@ class Composer:
         return nearest
 
     def _filling(self, name: str, config: Config) -> Config:
-        """The config in the most segments whose programs all find an SM of their own, if two do; else as it is."""
+        """The config in segments whose programs all find an SM of their own, if each head has two; else as it is."""
         if config.algorithm not in ("sequential", "split"):
             return config
         _, width = KERNELS[name].dims(self.problem)
         slices = -(-width // dict(config.constexprs).get("BLOCK_E", width))
-        segments = self.gpu.sms // (self.problem.batch_heads * slices)
-        if segments < 2:
+        programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP
+        if programs < 2 * self.problem.batch_heads * slices:
             return config
-        constexprs = {**dict(config.constexprs), "SEGMENTS": 1 << (segments.bit_length() - 1)}
+        constexprs = {**dict(config.constexprs), "PROGRAMS": programs}
         return replace(config, algorithm="split", constexprs=tuple(sorted(constexprs.items())))
 
     def _default(self, form: tuple[str, ...]) -> Plan:

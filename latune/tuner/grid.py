@@ -23,7 +23,7 @@ class Grid:
 
     Two configs are as far apart as there are steps between them: one for each index along an ordinal, one for a
     choice that differs. A parameter that only one of them has adds nothing, so that a sequential kernel lies next to
-    a split one with any number of segments.
+    a split one with any number of programs.
     """
 
     space: Space

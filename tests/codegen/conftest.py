@@ -19,15 +19,15 @@ def make_problem(direction: str = "fwd", **changes: object) -> Problem:
 def make_config(kernel: str, **changes: str | int | None) -> Config:
     """A config of ``kernel``; ``changes`` replace its values by name, and None leaves one out.
 
-    BLOCK_D and BLOCK_E, or SEGMENTS, go to those kernels and algorithms that have one.
+    BLOCK_D and BLOCK_E, or PROGRAMS, go to those kernels and algorithms that have one.
     """
     values: dict[str, str | int | None] = {"algorithm": "sequential", "state_layout": "plain", "loads": "pointer"}
-    values |= {"decay_mode": "matrix", "decayed": "value", "BLOCK_D": 128, "BLOCK_E": 64, "BLOCK_N": 32, "SEGMENTS": 8}
+    values |= {"decay_mode": "matrix", "decayed": "value", "BLOCK_D": 128, "BLOCK_E": 64, "BLOCK_N": 32, "PROGRAMS": 512}
     values |= changes
     if KERNELS[kernel].space == "dkdv":
         del values["BLOCK_D"], values["BLOCK_E"]
     if values["algorithm"] != "split":
-        del values["SEGMENTS"]
+        del values["PROGRAMS"]
     present = {name: value for name, value in values.items() if value is not None}
     return Config.of(
         present.pop("algorithm"),  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_descriptors_compile(problem_of: ProblemOf, plan_of: PlanOf, name: str) 
 
 def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     problem = problem_of("bwd", batch=2, num_heads=3, seqlen=1000, head_dim_k=64, head_dim_v=96)
-    split = plan_of("dq", algorithm="split", BLOCK_E=32, BLOCK_N=32, SEGMENTS=4)
+    split = plan_of("dq", algorithm="split", BLOCK_E=32, BLOCK_N=32, PROGRAMS=4 * 6 * 2)
     chunks = plan_of("dkdv", algorithm="chunk_parallel", BLOCK_N=64)
     built = build(problem, Plan((*split.steps, *chunks.steps)), H200)
     heads, slices, segments, chunk_count = 6, 2, 4, 16

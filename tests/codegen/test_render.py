@@ -254,7 +254,7 @@ def test_an_empty_plan_and_packed_sequences_are_refused(problem_of: ProblemOf, p
         render(problem_of(varlen=True), plan_of("o"))
 
 
-@pytest.mark.parametrize("missing", ["BLOCK_N", "BLOCK_E", "state_layout", "loads", "decay_mode", "SEGMENTS"])
+@pytest.mark.parametrize("missing", ["BLOCK_N", "BLOCK_E", "state_layout", "loads", "decay_mode", "PROGRAMS"])
 def test_a_config_without_a_needed_value_is_refused(problem_of: ProblemOf, plan_of: PlanOf, missing: str) -> None:
     plan = plan_of("o", algorithm="split", **{missing: None})
     with pytest.raises(RenderError, match=missing):

@@ -47,7 +47,7 @@ def test_every_parameter_says_what_it_is(name: str) -> None:
     assert parameters["BLOCK_N"] in ordinal and parameters["num_stages"] in ordinal
     assert parameters["state_layout"] not in ordinal and parameters["algorithm"] not in ordinal
     assert parameters["BLOCK_N"].values == (16, 32, 64, 128)
-    assert str(parameters["SEGMENTS"].when) == "algorithm == 'split'"
+    assert str(parameters["PROGRAMS"].when) == "algorithm == 'split'"
 
 
 def stream_cases() -> Iterator[tuple[Problem, Gpu, Kernel]]:
@@ -159,17 +159,17 @@ def test_absent_parameters_are_absent() -> None:
     assert not any({"decay_mode", "decayed"} & config.values().keys() for config in by_decay["none"])
     for config in by_decay["constant"]:
         values = config.values()
-        assert ("SEGMENTS" in values) == (config.algorithm == "split")
+        assert ("PROGRAMS" in values) == (config.algorithm == "split")
         assert ("decayed" in values) == (values["decay_mode"] != "factored")
 
 
 def test_make_drops_what_does_not_apply_and_asks_for_what_does() -> None:
     kernel, problem, space = KERNELS["o"], problem_for(KERNELS["o"]), SPACES["stream"]
     default = space.default(problem, H200, kernel)
-    assert space.make(changed(default, SEGMENTS=8), problem, H200, kernel) == default
-    split = space.make(changed(default, algorithm="split", SEGMENTS=8), problem, H200, kernel)
-    assert dict(split.constexprs)["SEGMENTS"] == 8
-    with pytest.raises(ValueError, match="expected a value for SEGMENTS"):
+    assert space.make(changed(default, PROGRAMS=256), problem, H200, kernel) == default
+    split = space.make(changed(default, algorithm="split", PROGRAMS=256), problem, H200, kernel)
+    assert dict(split.constexprs)["PROGRAMS"] == 256
+    with pytest.raises(ValueError, match="expected a value for PROGRAMS"):
         space.make(changed(default, algorithm="split"), problem, H200, kernel)
 
 
@@ -203,8 +203,9 @@ INFEASIBLE = [
     ({"BLOCK_N": 32}, {"seqlen": 3}, H200, "longer than the sequence"),
     ({"decay_mode": "factored"}, {"dtype": "fp16"}, H200, "range of fp16"),
     ({"BLOCK_N": 64, "BLOCK_E": 32, "num_stages": 1}, {}, H200, "illegal memory access"),
-    ({"algorithm": "split", "SEGMENTS": 64}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
-    ({"algorithm": "split", "SEGMENTS": 64}, {}, H200, "eight programs an SM"),
+    ({"algorithm": "split", "PROGRAMS": 1024}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
+    ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
+    ({"algorithm": "split", "PROGRAMS": 512}, {"num_heads": 1, "seqlen": 131072}, L4, "eight programs an SM"),
     ({"algorithm": "split"}, {"batch": 64}, H200, "four programs"),
     ({"algorithm": "chunk_parallel"}, {"seqlen": 131072}, L4, "eighth of the GPU's memory"),
     ({"algorithm": "chunk_parallel", "num_stages": 3}, {}, H200, "nothing to fetch ahead"),
@@ -217,7 +218,7 @@ def test_infeasible_configs_say_why(values: dict, fields: dict, gpu: Gpu, why: s
     kernel, space = KERNELS["o"], SPACES["stream"]
     problem = problem_for(kernel, **fields)
     config = space.make(
-        {"SEGMENTS": 2, **changed(space.default(problem, gpu, kernel), **values)},  # type: ignore[arg-type]
+        {"PROGRAMS": 256, **changed(space.default(problem, gpu, kernel), **values)},  # type: ignore[arg-type]
         problem,
         gpu,
         kernel,
@@ -233,8 +234,8 @@ def test_configs_of_another_space_are_no_points_of_this_one() -> None:
     )
     assert "maxnreg is no parameter" in str(space.feasible(options, problem, H200, kernel))
     assert "must be one of" in str(space.feasible(Config.of("sequential"), problem, H200, kernel))
-    segmented = Config.of("sequential", choices=dict(values.choices), constexprs={**dict(values.constexprs), "SEGMENTS": 2})
-    assert "SEGMENTS applies only when" in str(space.feasible(segmented, problem, H200, kernel))
+    segmented = Config.of("sequential", choices=dict(values.choices), constexprs={**dict(values.constexprs), "PROGRAMS": 256})
+    assert "PROGRAMS applies only when" in str(space.feasible(segmented, problem, H200, kernel))
 
 
 # A user's own file

@@ -2,7 +2,7 @@
 
 problem   bwd 1,16,32768,64,96 fp16 decay=constant
 templates 0000000000000000000000000000000000000000000000000000000000000000
-dq        split decay_mode=matrix decayed=key loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=32 BLOCK_N=32 SEGMENTS=8 num_warps=4 num_stages=3
+dq        split decay_mode=matrix decayed=key loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=32 BLOCK_N=32 PROGRAMS=512 num_warps=4 num_stages=3
 dkdv      sequential decay_mode=matrix decayed=value loads=pointer state_layout=plain BLOCK_N=32 num_warps=8 num_stages=2
 """
 
@@ -274,7 +274,8 @@ def backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):
     dk = _empty_like(k)
     dv = _empty_like(v)
     dinitial_state = torch.empty(batch, num_heads, 64, 96, dtype=torch.float32, device=q.device)
-    dq_rows = triton.cdiv(triton.cdiv(seqlen, 32), 8) * 32
+    # As many segments as make 512 programs at most.
+    dq_rows = triton.cdiv(triton.cdiv(seqlen, 32), max(512 // (batch * num_heads * 2), 1)) * 32
     dq_segments = triton.cdiv(seqlen, dq_rows)
     shape = (batch * num_heads, dq_segments, 96 * 64)
     dq_states = torch.empty(shape, dtype=torch.float32, device=q.device)

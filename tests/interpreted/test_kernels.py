@@ -37,6 +37,8 @@ AXES: Mapping[str, tuple[object, ...]] = {
     # Moderate and none; l^C underflows; slow and beyond the bound of a factored decay.
     "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
     "algorithm": ("sequential", "split", "chunk_parallel"),
+    # Programs for the segments of a head, if it is split: with none it is one segment all the same.
+    "segments": (0, 3),
     "layout": ("plain", "transposed"),
     "branched": ("none", "scores", "all"),
     "loads": ("pointer", "tma"),
@@ -58,6 +60,7 @@ class Case:
     states: tuple[bool, bool]
     slopes: tuple[float, float]
     algorithm: str
+    segments: int
     layout: str
     branched: str
     loads: str
@@ -89,10 +92,13 @@ class Case:
         choices |= {} if mode == "none" else {"decay_mode": mode}
         choices |= {"decayed": decayed} if decayed else {}
         constexprs = {"BLOCK_N": self.block_n}
+        problem = self.problem(KERNELS[kernel].direction)
+        programs = problem.batch_heads
         if KERNELS[kernel].space == "stream":
-            key_width = KERNELS[kernel].dims(self.problem(KERNELS[kernel].direction))[0]
+            key_width, width = KERNELS[kernel].dims(problem)
             constexprs |= {"BLOCK_D": max(16, tile_width(key_width) // self.tiles), "BLOCK_E": self.widths[2]}
-        constexprs |= {"SEGMENTS": 3} if self.algorithm == "split" else {}
+            programs *= -(-width // self.widths[2])
+        constexprs |= {"PROGRAMS": self.segments * programs + 1} if self.algorithm == "split" else {}
         return Config.of(self.algorithm, choices=choices, constexprs=constexprs)
 
     def __str__(self) -> str:

@@ -27,8 +27,8 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
     def step(name: str) -> Step:
         fused = KERNELS[name].space == "dkdv"
         choices = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": loads}
-        constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "SEGMENTS": 2}
-        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | (set() if algorithm == "split" and not fused else {"SEGMENTS"})
+        constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "PROGRAMS": 24}
+        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | (set() if algorithm == "split" and not fused else {"PROGRAMS"})
         config = Config.of(
             "sequential" if fused else algorithm,
             choices=choices,

@@ -29,12 +29,12 @@ def config(
     block_n: int = 64,
     block_d: int | None = 128,
     block_e: int | None = 128,
-    segments: int | None = None,
+    programs: int | None = None,
     num_warps: int = 8,
     num_stages: int = 3,
     **choices: str,
 ) -> Config:
-    sizes = {"BLOCK_N": block_n, "BLOCK_D": block_d, "BLOCK_E": block_e, "SEGMENTS": segments}
+    sizes = {"BLOCK_N": block_n, "BLOCK_D": block_d, "BLOCK_E": block_e, "PROGRAMS": programs}
     return Config.of(
         algorithm,
         choices={

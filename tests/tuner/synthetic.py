@@ -34,13 +34,13 @@ parameters:
   BLOCK_D: {kind: constexpr, values: [128], about: columns of a tile}
   BLOCK_E: {kind: constexpr, powers_of_two: [16, 256], about: columns}
   BLOCK_N: {kind: constexpr, powers_of_two: [16, 128], about: rows}
-  SEGMENTS: {kind: constexpr, powers_of_two: [2, 64], when: algorithm == 'split', about: segments}
+  PROGRAMS: {kind: constexpr, powers_of_two: [32, 1024], when: algorithm == 'split', about: programs}
   num_warps: {kind: launch, powers_of_two: [2, 8], about: warps}
   num_stages: {kind: launch, values: [1, 2, 3, 4], about: stages}
 constraints:
   - {require: BLOCK_E * BLOCK_N <= 8192, why: the tile is too large}
 default: {algorithm: sequential, state_layout: plain, branched: none, loads: pointer, decay_mode: matrix,
-  decayed: value, BLOCK_E: 32, BLOCK_N: 32, BLOCK_D: 128, SEGMENTS: 2, num_warps: 4, num_stages: 1}
+  decayed: value, BLOCK_E: 32, BLOCK_N: 32, BLOCK_D: 128, PROGRAMS: 32, num_warps: 4, num_stages: 1}
 """
 BEST_MS = 1.0
 GPU = find_gpu("a100")
@@ -72,7 +72,7 @@ def measure(config: Config) -> Measurement:
         (0.25, math.log2(block_n) - 6),
         (0.1, math.log2(warps) - suited_warps),
         (0.08, stages - 3),
-        (0.05, math.log2(int(values.get("SEGMENTS", 8))) - 3),
+        (0.05, math.log2(int(values.get("PROGRAMS", 128))) - 7),
     )
     time_ms = BEST_MS * math.prod(1 + weight * abs(distance) for weight, distance in steps)
     time_ms *= {"plain": 1.15, "transposed": 1.0}[str(values["state_layout"])]

@@ -98,14 +98,14 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
             assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
 
 
-@pytest.mark.parametrize("segments", [None, 32])
-def test_a_plan_is_also_fitted_in_as_many_segments_as_fill_the_gpu(fake_builds: ModuleType, segments: int | None) -> None:
-    known = fake_builds.config(algorithm="split" if segments else "sequential", segments=segments)
+@pytest.mark.parametrize("programs", [None, 256])
+def test_a_plan_is_also_fitted_in_segments_that_fill_the_gpu(fake_builds: ModuleType, programs: int | None) -> None:
+    known = fake_builds.config(algorithm="split" if programs else "sequential", programs=programs)
     few_heads = Problem(
         direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=8, seqlen=65536, head_dim_k=128, head_dim_v=128
     )
     plans = Composer(problem=few_heads, gpu=GPU, spaces=SPACES).fit([fake_builds.one("o", known)])
-    assert [dict(plan.steps[0].config.constexprs).get("SEGMENTS") for plan in plans] == [segments, 16, None]
+    assert [dict(plan.steps[0].config.constexprs).get("PROGRAMS") for plan in plans] == [programs, 128, None]
     many_heads = replace(few_heads, batch=16)
     plans = Composer(problem=many_heads, gpu=GPU, spaces=SPACES).fit([fake_builds.one("o", known)])
     assert len(plans) == 2, "128 heads fill the GPU without segments: nothing is added"

@@ -44,7 +44,7 @@ def test_neighbours_are_one_step_along_an_ordinal_or_one_other_choice(grid: Grid
         *(near(grid.default, BLOCK_N=value) for value in (16, 64)),
         *(near(grid.default, num_warps=value) for value in (2, 8)),
         near(grid.default, num_stages=2),
-        *(near(grid.default, algorithm="split", SEGMENTS=value) for value in (2, 4, 8, 16, 32, 64)),
+        *(near(grid.default, algorithm="split", PROGRAMS=value) for value in (32, 64, 128, 256, 512, 1024)),
     ]
     found = [config.values() for config in grid.neighbours(grid.default)]
     assert sorted(map(str, map(sorted_items, found))) == sorted(map(str, map(sorted_items, expected)))

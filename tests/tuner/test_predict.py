@@ -56,7 +56,7 @@ def test_it_is_near_what_was_measured(fake_builds: ModuleType) -> None:
     small = {"registers": 235, "shared_bytes": 172_120, "num_warps": 4, "programs": 256}
     fused = config("transposed", block_e=None, num_stages=2)
     backward = replace(LONG, direction="bwd")
-    split = config("transposed", algorithm="split", segments=8)
+    split = config("transposed", algorithm="split", programs=128)
     cases = [
         (0.3005, predicted(LONG, best, kernel("o_kernel", **big))),
         (0.350, predicted(LONG, narrow, kernel("o_kernel", **small))),
@@ -109,8 +109,8 @@ def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -
         return predict(problem, plan, H200, fake_builds.build(problem, plan, H200)).total_ms
 
     few, many = problem(1, 16, 32768, 128), problem(8, 32, 8192, 128)
-    assert best_ms(few, algorithm="split", segments=8) < 0.7 * best_ms(few)
-    assert best_ms(many) < best_ms(many, algorithm="split", segments=8)
+    assert best_ms(few, algorithm="split", programs=128) < 0.7 * best_ms(few)
+    assert best_ms(many) < best_ms(many, algorithm="split", programs=1024)
     assert best_ms(many) < best_ms(many, algorithm="chunk_parallel")
 
 

@@ -33,13 +33,13 @@ parameters:
   BLOCK_D: {kind: constexpr, values: [128], about: columns of a tile}
   BLOCK_E: {kind: constexpr, powers_of_two: [32, 128], about: columns}
   BLOCK_N: {kind: constexpr, powers_of_two: [32, 64], about: rows}
-  SEGMENTS: {kind: constexpr, values: [2], when: algorithm == 'split', about: segments}
+  PROGRAMS: {kind: constexpr, values: [128], when: algorithm == 'split', about: programs}
   num_warps: {kind: launch, values: [8], about: warps}
   num_stages: {kind: launch, values: [3], about: stages}
 constraints:
   - {require: BLOCK_E * BLOCK_N < 8192, why: the tile is too large}
 default: {algorithm: sequential, state_layout: transposed, branched: none, loads: pointer, decay_mode: matrix,
-  decayed: value, BLOCK_E: 64, BLOCK_N: 32, BLOCK_D: 128, SEGMENTS: 2, num_warps: 8, num_stages: 3}
+  decayed: value, BLOCK_E: 64, BLOCK_N: 32, BLOCK_D: 128, PROGRAMS: 128, num_warps: 8, num_stages: 3}
 """
 
 

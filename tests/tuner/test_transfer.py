@@ -23,7 +23,7 @@ LONG = Problem(
 
 @dataclass
 class Raced:
-    """Gives plans the times of ``ms``, by number of segments; what has no time there fails."""
+    """Gives plans the times of ``ms``, by number of programs; what has no time there fails."""
 
     ms: Mapping[object, float]
     evidence: str = "measured"
@@ -36,11 +36,11 @@ class Raced:
 
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
         self.plans += plans
-        return [self._judge(plan.steps[0].config.values().get("SEGMENTS")) for plan in plans]
+        return [self._judge(plan.steps[0].config.values().get("PROGRAMS")) for plan in plans]
 
-    def _judge(self, segments: object) -> Measurement:
-        if segments in self.ms:
-            return Measurement(outcome="ok", median_ms=self.ms[segments], samples=int(self.evidence == "measured"))
+    def _judge(self, programs: object) -> Measurement:
+        if programs in self.ms:
+            return Measurement(outcome="ok", median_ms=self.ms[programs], samples=int(self.evidence == "measured"))
         return Measurement(outcome="illegal_access", detail="it fell")
 
     def resources(self, plan: Plan) -> tuple[Resources, ...]:
@@ -49,28 +49,28 @@ class Raced:
 
 @pytest.fixture
 def starts(fake_builds: ModuleType) -> list[Plan]:
-    """Splits in 8 and, more than this problem allows, 64 segments."""
+    """Splits in 512 and, fewer than heads allow, 64 programs."""
     return [
-        fake_builds.one("o", fake_builds.config(algorithm="split", segments=segments, num_stages=3)) for segments in (8, 64)
+        fake_builds.one("o", fake_builds.config(algorithm="split", programs=programs, num_stages=3)) for programs in (512, 64)
     ]
 
 
-def segments(plan: Plan) -> object:
-    return plan.steps[0].config.values().get("SEGMENTS")
+def programs(plan: Plan) -> object:
+    return plan.steps[0].config.values().get("PROGRAMS")
 
 
 def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: list[Plan]) -> None:
-    evaluate = Raced(ms={None: 0.5, 8: 0.2, 2: 0.25, 16: 0.3})
+    evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25})
     tuned = transfer_problem(LONG, None, evaluate, starts)
     assert (tuned.entry.plan, tuned.entry.evidence) == (starts[0], "transferred")
     assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
-    assert [segments(plan) for plan in evaluate.plans] == [8, 2, 16, None]
-    assert [segments(plan) for plan in tuned.entry.alternates] == [2, 16, None]
+    assert [programs(plan) for plan in evaluate.plans] == [512, 128, None]
+    assert [programs(plan) for plan in tuned.entry.alternates] == [128, None]
     assert not tuned.searches and not tuned.interrupted
 
 
 def test_what_is_only_predicted_stays_static(starts: list[Plan]) -> None:
-    assert transfer_problem(LONG, None, Raced(ms={8: 0.2}, evidence="static"), starts).entry.evidence == "static"
+    assert transfer_problem(LONG, None, Raced(ms={512: 0.2}, evidence="static"), starts).entry.evidence == "static"
 
 
 def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
@@ -80,5 +80,5 @@ def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
 
 
 def test_when_none_passes_the_way_out_is_named(starts: list[Plan]) -> None:
-    with pytest.raises(LatuneError, match=r"none of 4 plans of its neighbours passed; it fell; .* without --transfer"):
+    with pytest.raises(LatuneError, match=r"none of 3 plans of its neighbours passed; it fell; .* without --transfer"):
         transfer_problem(LONG, None, Raced(ms={}), starts)
