@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from latune.cache.resolve import Resolution
 from latune.cli.options import (
     TRIALS,
     chosen_gpu,
@@ -51,7 +52,7 @@ _PRESET = "off-grid"
     "json_path",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write JSON to this file after each shape; what it holds already is not measured again.",
+    help="Write JSON to this file after each shape; what it holds is measured again only if something else serves it by now.",
 )
 @workers_option
 def regret(
@@ -77,9 +78,11 @@ def regret(
         known = {} if json_path is None else _read(json_path, target)
         try:
             for number, problem in enumerate(problems, start=1):
-                if str(problem) in known:
+                served = resolve(problem, target.gpu)
+                if str(problem) in known and known[str(problem)].served == served.why:
                     continue
-                known[str(problem)] = found = _measure(problem, target, Settings(trials=trials or TRIALS[target.evidence]))
+                settings = Settings(trials=trials or TRIALS[target.evidence])
+                known[str(problem)] = found = _measure(problem, served, target, settings)
                 say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
                 if json_path is not None:
                     write_text(json_path, json_text(_document(target, list(known.values()))) + "\n")
@@ -91,8 +94,7 @@ def regret(
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _measure(problem: Problem, target: Target, settings: Settings) -> Regret:
-    served = resolve(problem, target.gpu)
+def _measure(problem: Problem, served: Resolution, target: Target, settings: Settings) -> Regret:
     return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
 
 

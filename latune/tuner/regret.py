@@ -24,6 +24,8 @@ class Regret:
         served: what served it, and how far that is from what was asked.
         served_ms: median time of the served plan.
         tuned_ms: of the faster of a fresh search's winner and the served plan.
+        served_plan: as its text.
+        tuned_plan: the faster of the two, likewise.
     """
 
     problem: str
@@ -31,6 +33,8 @@ class Regret:
     served: str
     served_ms: float
     tuned_ms: float
+    served_plan: str
+    tuned_plan: str
 
     @property
     def share(self) -> float:
@@ -63,10 +67,16 @@ def regret_of(
     failed = next((measurement for measurement in measured if not measurement.ok), None)
     if failed is not None:
         raise LatuneError(f"{problem}: a plan that serves it failed ({failed.outcome}): {failed.detail}; tune it anew")
-    times_ms = [measurement.median_ms for measurement in measured]
-    assert times_ms[0] is not None and times_ms[1] is not None, "both are ok"
+    served_ms, found_ms = (measurement.median_ms for measurement in measured)
+    assert served_ms is not None and found_ms is not None, "both are ok"
     return Regret(
-        problem=str(problem), step=served.step, served=served.why, served_ms=times_ms[0], tuned_ms=min(times_ms[0], times_ms[1])
+        problem=str(problem),
+        step=served.step,
+        served=served.why,
+        served_ms=served_ms,
+        tuned_ms=min(served_ms, found_ms),
+        served_plan=str(served.plan),
+        tuned_plan=str(served.plan if served_ms <= found_ms else tuned.entry.plan),
     )
 
 

@@ -23,6 +23,7 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     document = json.loads(path.read_text(encoding="utf-8"))
     (only,) = document["regrets"]
     assert (document["evidence"], only["step"]) == ("static", "default")
+    assert only["served_plan"].startswith("o: sequential") and only["tuned_plan"].startswith("o: ")
     assert document["worst"]["regret"] == document["median"] == only["served_ms"] / only["tuned_ms"] - 1 >= 0
     assert f"1 shapes: median regret {document['median']:.1%}" in result.stdout
 
@@ -33,6 +34,11 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     assert again.exit_code == 0 and "2 shapes: median regret" in again.stdout
     assert measured == ["fwd 1,3,300,64,64 bf16 decay=constant"]
     assert json.loads(path.read_text(encoding="utf-8"))["regrets"][0] == only
+
+    document["regrets"][0]["served"] = "an entry that is no longer there"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert run("regret", *SHAPES[:4], *SHAPES[6:], "--json", str(path)).exit_code == 0
+    assert measured[1:] == ["fwd 1,2,200,64,64 bf16 decay=constant"]
 
 
 @pytest.mark.parametrize(
