@@ -1,6 +1,6 @@
 """Complete plans made of tuned kernels.
 
-dk and dv are the operator that dq is, with its roles permuted: a ranking of dq's configs serves all three.
+dk and dv are the operator that dq is, with its roles permuted: a ranking of dq's configs serves those of its widths.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latune.tuner.grid import Grid
 
 Spaces = Mapping[str, Space]
 
-# Whose ranking serves a kernel that has no search of its own.
+# Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
@@ -49,7 +49,7 @@ class Composer:
     @property
     def searched(self) -> list[str]:
         """The kernels that need a search of their own."""
-        return list(dict.fromkeys(_ranked_as(name) for form in self.forms for name in form))
+        return list(dict.fromkeys(self._ranked_as(name) for form in self.forms for name in form))
 
     def space(self, name: str) -> Space:
         return self.spaces[KERNELS[name].space]
@@ -74,6 +74,10 @@ class Composer:
         fitted = [_mapped(plan, self._fitted) for plan in both]
         return list(dict.fromkeys([*fitted, self._default(self.forms[0])]))
 
+    def _ranked_as(self, name: str) -> str:
+        sibling = _SIBLINGS.get(name, name)
+        return sibling if KERNELS[sibling].dims(self.problem) == KERNELS[name].dims(self.problem) else name
+
     def _serves(self, name: str) -> bool:
         return self.space(name).serves(self.problem, self.gpu, KERNELS[name])
 
@@ -82,12 +86,12 @@ class Composer:
 
     def _plans(self, form: tuple[str, ...], ranked: Mapping[str, Sequence[Config]]) -> Iterator[Plan]:
         """Plans of one form, those first whose kernels rank highest together; siblings share one config."""
-        searched = list(dict.fromkeys(map(_ranked_as, form)))
+        searched = list(dict.fromkeys(map(self._ranked_as, form)))
         best = [ranked.get(name, ())[:_CONFIGS_OF_A_KERNEL] for name in searched]
         places = product(*(range(len(configs)) for configs in best))
         for place in sorted(places, key=lambda place: (sum(place), place)):
             chosen = {name: configs[index] for name, configs, index in zip(searched, best, place, strict=True)}
-            yield Plan(tuple(Step(kernel=name, config=self._fitted(name, chosen[_ranked_as(name)])) for name in form))
+            yield Plan(tuple(Step(kernel=name, config=self._fitted(name, chosen[self._ranked_as(name)])) for name in form))
 
     def _fitted(self, name: str, config: Config) -> Config:
         """The config itself where the kernel's space allows it, else the nearest it allows, if possible of the algorithm."""
@@ -122,7 +126,3 @@ class Composer:
 
 def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:
     return Plan(tuple(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps))
-
-
-def _ranked_as(name: str) -> str:
-    return _SIBLINGS.get(name, name)

@@ -97,7 +97,7 @@ def made(launches, inputs, outputs):
     def name(value):
         if isinstance(value, tuple):
             return (name(value[0]), *value[1:])
-        if isinstance(value, int) and value > 2**32:
+        if isinstance(value, int) and value > 2**20:
             return names.setdefault(value, f"scratch {len(names)}")
         return value
 

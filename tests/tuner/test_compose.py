@@ -72,16 +72,15 @@ def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]
     assert len(composer("bwd").compose({})) == 1
 
 
-def test_siblings_of_other_widths_take_the_nearest_config_they_allow(fake_builds: ModuleType) -> None:
+def test_a_sibling_of_other_widths_has_a_ranking_of_its_own(fake_builds: ModuleType) -> None:
     """dv contracts the key dim and writes the value dim: a BLOCK_D of 64 and a BLOCK_E of 128, right for dq, are not for it."""
     backward = composer("bwd", 128, 64)
-    best = fake_builds.config(block_d=64, block_e=128)
-    assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dq"]) is None
+    assert backward.searched == ["dq", "dkdv", "dv"]
+    best, of_dv = fake_builds.config(block_d=64, block_e=128), fake_builds.config(block_d=128, block_e=64)
     assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dv"]) is not None
-    three = next(plan for plan in backward.compose({"dq": [best]}) if kernels(plan) == ("dq", "dk", "dv"))
-    dq, dk, dv = (step.config for step in three.steps)
-    assert dq == dk == best
-    assert dv == Config.of(**{**best.to_json(), "constexprs": {"BLOCK_N": 64, "BLOCK_D": 128, "BLOCK_E": 64}})
+    plans = backward.compose({"dq": [best], "dv": [of_dv]})
+    assert [step.config for step in plans[0].steps] == [best, best, of_dv]
+    assert not any(kernels(plan) == ("dq", "dk", "dv") for plan in backward.compose({"dq": [best]})[:-1])
 
 
 def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: list[Config], fused: list[Config]) -> None:
