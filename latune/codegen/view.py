@@ -192,6 +192,11 @@ class StepView:
         return self._tensor(self.kernel.outputs[0])
 
     @property
+    def sums(self) -> list[tuple[str, ...]]:
+        """(out, x, y, z) of each output, whichever kernel makes it: out is the sum of z, weighed by scores of x and y."""
+        return [(name, *KERNELS[name].inputs) for name in self.kernel.outputs]
+
+    @property
     def decayed_tensor(self) -> str:
         """The source tile that carries the decay into the state update."""
         return (self.y if self._values.get("decayed") == "key" else self.z).name

@@ -63,6 +63,7 @@ def dq_states_kernel(
     tl.store(p_state, b_state, mask=(o_d < D)[:, None] & (o_e < E)[None, :])
 
 
+# dq_i = scale * sum of l^(i-j) (do_i . v_j) k_j over j <= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen", "segment_rows", "num_segments"])
 def dq_kernel(
     do,
@@ -142,6 +143,8 @@ def dq_kernel(
         tl.store(p_dq, b_dq.to(tl.float16), mask=m_row)
 
 
+# dk_i = scale * sum of l^(j-i) (v_i . do_j) q_j over j >= i, l = exp(-slope)
+# dv_i = scale * sum of l^(j-i) (k_i . q_j) do_j over j >= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen"])
 def dkdv_kernel(
     q,

@@ -90,6 +90,7 @@ def dq_scan_kernel(
         b_state += b_local
 
 
+# dq_i = scale * sum of l^(i-j) (do_i . v_j) k_j over j <= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen", "segment_rows", "num_segments"])
 def dq_kernel(
     do,
@@ -266,6 +267,7 @@ def dk_scan_kernel(
         b_state += b_local
 
 
+# dk_i = scale * sum of l^(j-i) (v_i . do_j) q_j over j >= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen", "segment_rows", "num_segments"])
 def dk_kernel(
     v,
@@ -341,6 +343,7 @@ def dk_kernel(
         tl.store(p_dk, b_dk.to(tl.bfloat16), mask=m_row & (o_e < E)[None, :])
 
 
+# dv_i = scale * sum of l^(j-i) (k_i . q_j) do_j over j >= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen"])
 def dv_kernel(
     k,
@@ -410,6 +413,7 @@ def dv_kernel(
         b_q2 = tl.load(p_q, mask=m_row & (o_d2 < D)[None, :], other=0.0)
         p_do = do + o_row[:, None] * stride_don + o_e[None, :]
         b_do = tl.load(p_do, mask=m_row, other=0.0)
+        # Always taken. Across a branch, warps share a product out; chained to the next one, they repeat each other's rows.
         if start >= 0:
             b_p = tl.dot(b_q0, tl.trans(b_k0))  # [BLOCK_N, BLOCK_N]
             b_p *= decay_matrix

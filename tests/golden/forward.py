@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
+# o_i = scale * sum of l^(i-j) (q_i . k_j) v_j over j <= i, l = exp(-slope)
 @triton.jit(do_not_specialize=["num_heads", "seqlen"])
 def o_kernel(
     q,
@@ -47,6 +48,7 @@ def o_kernel(
         b_k = b_k.reshape(BLOCK_N, BLOCK_D)
         b_v = v.load([i_b, i_h, start, 0])
         b_v = b_v.reshape(BLOCK_N, BLOCK_E)
+        # Always taken. Across a branch, warps share a product out; chained to the next one, they repeat each other's rows.
         if start >= 0:
             b_p = tl.dot(b_k, tl.trans(b_q))  # [BLOCK_N, BLOCK_N]
             b_p *= decay_matrix
