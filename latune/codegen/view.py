@@ -301,6 +301,11 @@ class ModuleView:
         return ["q", "k", "v", *(["do"] if self.problem.direction == "bwd" else [])]
 
     @property
+    def segments(self) -> list[str]:
+        """How many segments each kernel has that stores their states, as the host function names it."""
+        return [f"{step.name}_segments" for step in self.steps if step.segmented]
+
+    @property
     def arguments(self) -> list[str]:
         slopes = ["slopes"] if self.has_decay else []
         do = ["do"] if self.problem.direction == "bwd" else []

@@ -280,13 +280,13 @@ def backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):
     # As many segments as make 512 programs at most.
     dq_rows = triton.cdiv(triton.cdiv(seqlen, 32), max(512 // (batch * num_heads * 2), 1)) * 32
     dq_segments = triton.cdiv(seqlen, dq_rows)
-    shape = (batch * num_heads, dq_segments, 96 * 64)
-    dq_states = torch.empty(shape, dtype=torch.float32, device=q.device)
+    shape = (batch * num_heads, dq_segments, 64 * 96)
+    states = torch.empty(shape, dtype=torch.float32, device=q.device)
     dq_states_kernel[(batch * num_heads * 2, dq_segments - 1)](
         v,
         k,
         slopes,
-        dq_states,
+        states,
         num_heads,
         seqlen,
         dq_rows,
@@ -309,7 +309,7 @@ def backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):
         dq,
         slopes,
         initial_state,
-        dq_states,
+        states,
         scale,
         num_heads,
         seqlen,

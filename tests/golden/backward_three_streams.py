@@ -474,13 +474,15 @@ def backward(q, k, v, slopes, scale, do):
     dv = _empty_like(v)
     dq_rows = 32
     dq_segments = triton.cdiv(seqlen, dq_rows)
-    shape = (batch * num_heads, dq_segments, 128 * 80)
-    dq_states = torch.empty(shape, dtype=torch.float32, device=q.device)
+    dk_rows = 32
+    dk_segments = triton.cdiv(seqlen, dk_rows)
+    shape = (batch * num_heads, max(dq_segments, dk_segments), 80 * 128)
+    states = torch.empty(shape, dtype=torch.float32, device=q.device)
     dq_states_kernel[(batch * num_heads * 2, dq_segments - 1)](
         v,
         k,
         slopes,
-        dq_states,
+        states,
         num_heads,
         seqlen,
         dq_rows,
@@ -498,7 +500,7 @@ def backward(q, k, v, slopes, scale, do):
     )
     dq_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 1024))](
         slopes,
-        dq_states,
+        states,
         num_heads,
         seqlen,
         dq_rows,
@@ -513,7 +515,7 @@ def backward(q, k, v, slopes, scale, do):
         k,
         dq,
         slopes,
-        dq_states,
+        states,
         scale,
         num_heads,
         seqlen,
@@ -532,15 +534,11 @@ def backward(q, k, v, slopes, scale, do):
         num_stages=2,
         enable_fp_fusion=True,
     )
-    dk_rows = 32
-    dk_segments = triton.cdiv(seqlen, dk_rows)
-    shape = (batch * num_heads, dk_segments, 128 * 80)
-    dk_states = torch.empty(shape, dtype=torch.float32, device=q.device)
     dk_states_kernel[(batch * num_heads * 2, dk_segments - 1)](
         do,
         q,
         slopes,
-        dk_states,
+        states,
         num_heads,
         seqlen,
         dk_rows,
@@ -558,7 +556,7 @@ def backward(q, k, v, slopes, scale, do):
     )
     dk_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 1024))](
         slopes,
-        dk_states,
+        states,
         num_heads,
         seqlen,
         dk_rows,
@@ -573,7 +571,7 @@ def backward(q, k, v, slopes, scale, do):
         q,
         dk,
         slopes,
-        dk_states,
+        states,
         scale,
         num_heads,
         seqlen,
