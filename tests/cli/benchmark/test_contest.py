@@ -119,6 +119,18 @@ def test_an_unavailable_peer_is_shown_with_its_reason(case, load, detail):
     assert stopwatch.released == 1
 
 
+def test_a_peer_of_a_hundred_times_the_time_draws_few_samples_and_has_no_host_time(case):
+    class Slow(FakeStopwatch):
+        def timer(self, call) -> Timer:
+            timer = super().timer(call)
+            return replace(timer, sample=lambda count: [100 * ms for ms in timer.sample(count)])
+
+    base, slow = contest(FWD, case, Slow(), peers=[GOOD, replace(GOOD, name="slow")], rounds=ROUNDS)
+    assert base.timing.median_ms == 100.0 and slow.timing.median_ms == 200.0
+    assert (base.timing.samples, slow.timing.samples) == (6, 3)
+    assert base.host is None and slow.host is None
+
+
 def test_a_peer_that_fails_while_it_is_timed_spoils_no_one_elses_times(case):
     class Failing(FakeStopwatch):
         def timer(self, call) -> Timer:
