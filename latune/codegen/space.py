@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from latune.errors import SpaceError
 from latune.gpu import Gpu
 from latune.plan import KERNELS, Kernel
 from latune.problem import Problem
+
+Allows = Callable[[Mapping[str, object]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +112,16 @@ class Space:
         unknown = sorted(values.keys() - chosen.keys())
         return f"{', '.join(unknown)} is no parameter of space {self.name}" if unknown else None
 
-    def _due(self) -> list[list[Constraint]]:
-        """For each number of parameters passed, the constraints that can be decided then and not earlier."""
+    def _due(self) -> list[list[Allows]]:
+        """For each number of parameters passed, the constraints of one case that can be decided then and not earlier."""
         position = {parameter.name: index + 1 for index, parameter in enumerate(self.parameters)}
-        due: list[list[Constraint]] = [[] for _ in range(len(self.parameters) + 1)]
+        due: list[list[Allows]] = [[] for _ in range(len(self.parameters) + 1)]
         for constraint in self.constraints:
-            due[max((position.get(name, 0) for name in constraint.names), default=0)].append(constraint)
+            due[max((position.get(name, 0) for name in constraint.names), default=0)].append(_remembered(constraint, position))
         return due
 
-    def _assignments(self, names: dict[str, object], passed: int, due: list[list[Constraint]]) -> Iterator[dict[str, object]]:
-        if not all(constraint.allows(names) for constraint in due[passed]):
+    def _assignments(self, names: dict[str, object], passed: int, due: list[list[Allows]]) -> Iterator[dict[str, object]]:
+        if not all(allows(names) for allows in due[passed]):
             return
         if passed == len(self.parameters):
             yield names
@@ -153,6 +155,20 @@ class Space:
             num_stages=launch.pop("num_stages"),
             options=launch,
         )
+
+
+def _remembered(constraint: Constraint, parameters: Collection[str]) -> Allows:
+    """``constraint.allows`` for names of one case, evaluated once for each set of values that it reads."""
+    reads = sorted(constraint.names.intersection(parameters))
+    known: dict[tuple[object, ...], bool] = {}
+
+    def allows(names: Mapping[str, object]) -> bool:
+        values = tuple(map(names.get, reads))
+        if values not in known:
+            known[values] = constraint.allows(names)
+        return known[values]
+
+    return allows
 
 
 def load_space(name: str, path: Path | None = None) -> Space:
