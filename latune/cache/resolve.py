@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from latune.cache.entry import DeviceCache, Entry, PlanSha256
@@ -55,7 +55,9 @@ class Resolution:
 
         A plan comes once. Found on demand: only a reader who comes to the default loads its search space.
         """
-        return ((candidate.plan, candidate.why) for candidate in self._ladder.candidates())
+        yield self.plan, self.why
+        for candidate in islice(self._ladder.candidates(), 1, None):
+            yield candidate.plan, candidate.why
 
 
 def resolve(problem: Problem, gpu: Gpu, *, plan_sha256: PlanSha256, caches: Sequence[DeviceCache] | None = None) -> Resolution:

@@ -11,8 +11,9 @@ from pathlib import Path
 import jinja2
 
 from latune import paths
+from latune.codegen.module_view import ModuleView
+from latune.codegen.step_view import StepView
 from latune.codegen.templates import code_sha256
-from latune.codegen.view import ModuleView, StepView
 from latune.errors import RenderError
 from latune.plan import Plan
 from latune.problem import Bucket, Problem

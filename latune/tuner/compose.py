@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice, product
 
 from latune.codegen.space import Space, load_space
+from latune.codegen.step_view import StepView
 from latune.config import Config
 from latune.gpu import Gpu
 from latune.plan import FORMS, KERNELS, Plan, Step
@@ -33,7 +35,7 @@ def all_spaces(own: Spaces | None = None) -> Spaces:
     return {name: own[name] if name in own else load_space(name) for name in sorted(shipped)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Composer:
     """Puts together the plans of one problem on one GPU."""
 
@@ -61,8 +63,7 @@ class Composer:
             ranked: configs of the searched kernels, best first; a form that lacks one of them is left out.
         """
         plans = [plan for form in self.forms for plan in islice(self._plans(form, ranked), _PLANS_OF_A_FORM)]
-        defaults = [self._default(form) for form in self.forms[:1]]
-        return list(dict.fromkeys([*plans, *defaults, *filter(self._allows, pinned)]))
+        return list(dict.fromkeys([*plans, *self._defaults, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
         """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
@@ -72,7 +73,7 @@ class Composer:
         complete = [plan for plan in plans if tuple(step.kernel for step in plan.steps) in self.forms]
         both = [variant for plan in complete for variant in (plan, _mapped(plan, self._filling))]
         fitted = [_mapped(plan, self._fitted) for plan in both]
-        return list(dict.fromkeys([*fitted, self._default(self.forms[0])]))
+        return list(dict.fromkeys([*fitted, *self._defaults]))
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
@@ -97,27 +98,41 @@ class Composer:
         """The config itself where the kernel's space allows it, else the nearest it allows, if possible of the algorithm."""
         if self._feasible(name, config):
             return config
-        grid = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
+        grid = self._grid(name)
         others = {other for other in grid.configs if other.algorithm != config.algorithm}
         nearest = grid.nearest(config.values(), others) or grid.nearest(config.values())
         assert nearest is not None, f"the form's kernels are served, {name} among them"
         return nearest
 
+    def _grid(self, name: str) -> Grid:
+        """Made once a kernel: to list a space takes a second."""
+        if name not in self._grids:
+            self._grids[name] = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
+        return self._grids[name]
+
+    @cached_property
+    def _grids(self) -> dict[str, Grid]:
+        return {}
+
     def _filling(self, name: str, config: Config) -> Config:
         """The config in segments whose programs all find an SM of their own, if each head has two; else as it is."""
         if config.algorithm not in ("sequential", "split"):
             return config
-        _, width = KERNELS[name].dims(self.problem)
-        slices = -(-width // dict(config.constexprs).get("BLOCK_E", width))
+        slices = StepView(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP
         if programs < 2 * self.problem.batch_heads * slices:
             return config
         constexprs = {**dict(config.constexprs), "PROGRAMS": programs}
         return replace(config, algorithm="split", constexprs=tuple(sorted(constexprs.items())))
 
-    def _default(self, form: tuple[str, ...]) -> Plan:
-        configs = ((name, self.space(name).default(self.problem, self.gpu, KERNELS[name])) for name in form)
-        return Plan(tuple(Step(kernel=name, config=config) for name, config in configs))
+    @property
+    def _defaults(self) -> list[Plan]:
+        """The first form of the spaces' defaults; none where no form is served."""
+
+        def step(name: str) -> Step:
+            return Step(kernel=name, config=self.space(name).default(self.problem, self.gpu, KERNELS[name]))
+
+        return [Plan(tuple(map(step, form))) for form in self.forms[:1]]
 
     def _allows(self, plan: Plan) -> bool:
         complete = tuple(step.kernel for step in plan.steps) in self.forms

@@ -40,7 +40,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latune.codegen.build import Build, KernelBuild
-from latune.codegen.view import StepView
+from latune.codegen.step_view import StepView
 from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem

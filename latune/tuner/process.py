@@ -74,6 +74,7 @@ class Process:
         try:
             answer = self._answer(time.monotonic() + _STARTUP_TIMEOUT_S, _STARTUP_TIMEOUT_S)
         except BaseException:
+            # Ctrl-C while it comes up, too, leaves no process behind.
             self.kill()
             raise
         if isinstance(answer, Failure):

@@ -116,7 +116,8 @@ def tune_problem(
 ) -> Tuned:
     """As ``tune``, with everything that was found on the way."""
     composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
-    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=tuple(starts), on_trial=on_trial).run()
+    fitted = tuple(composer.fit(starts))
+    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
     plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
     raced = tuple(zip(plans, evaluate.race(plans), strict=True))
     ranked = podium(raced, evaluate)
@@ -133,6 +134,7 @@ class _Searches:
     evaluate: Evaluator
     settings: Settings
     starts: tuple[Plan, ...]
+    """Made to fit the problem."""
     on_trial: OnTrial | None
 
     def run(self) -> dict[str, SearchResult]:
@@ -159,7 +161,7 @@ class _Searches:
             study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
             storage=settings.storage,
             fresh=settings.fresh,
-            starts=[step.config for plan in self.composer.fit(self.starts) for step in plan.steps if step.kernel == name],
+            starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
             batch=max(settings.trials // _BATCHES, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latune.codegen.view import StepView
+from latune.codegen.step_view import StepView
 from latune.gpu import Gpu
 
 # Of what a split over BLOCK_E reads once more, the share that is no longer in the L2: programs of one head drift apart.

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from latune.codegen.build import Build, KernelBuild
-from latune.codegen.view import StepView
+from latune.codegen.step_view import StepView
 from latune.config import Config
 from latune.errors import BuildError
 from latune.gpu import Gpu

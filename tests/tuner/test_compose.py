@@ -7,15 +7,20 @@ from types import ModuleType
 
 import pytest
 
+from latune.codegen.expression import Expression
+from latune.codegen.parameters import Constraint
 from latune.codegen.space import load_space
 from latune.config import Config
 from latune.gpu import find_gpu
 from latune.plan import FORMS, KERNELS, Plan, Step
 from latune.problem import Problem
+from latune.tuner import compose
 from latune.tuner.compose import Composer
+from latune.tuner.grid import Grid
 
 SPACES = {name: load_space(name) for name in ("stream", "dkdv")}
 GPU = find_gpu("h200")
+NEVER = Constraint(require=Expression.parse("gpu.sms < 1", origin="here", parameters=()), why="never")
 
 
 def composer(direction: str, d: int = 128, e: int = 128) -> Composer:
@@ -80,7 +85,7 @@ def test_a_sibling_of_other_widths_has_a_ranking_of_its_own(fake_builds: ModuleT
     assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dv"]) is not None
     plans = backward.compose({"dq": [best], "dv": [of_dv]})
     assert [step.config for step in plans[0].steps] == [best, best, of_dv]
-    assert not any(kernels(plan) == ("dq", "dk", "dv") for plan in backward.compose({"dq": [best]})[:-1])
+    assert len(backward.compose({"dq": [best]})) == 1, "without a ranking of dv the default alone is left"
 
 
 def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: list[Config], fused: list[Config]) -> None:
@@ -95,6 +100,22 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
         for step in plan.steps:
             space = SPACES[KERNELS[step.kernel].space]
             assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
+
+
+def test_a_space_is_listed_once_however_many_plans_are_fitted(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    monkeypatch.setattr(compose, "Grid", lambda *case: listed.append(case) or Grid(*case))
+    wide = fake_builds.config(block_e=128)
+    known = [fake_builds.one("o", replace(wide, num_stages=stages)) for stages in (1, 2, 3)]
+    plans = composer("fwd", 64, 64).fit(known)
+    assert len(listed) == 1 < len(plans)
+    assert all(dict(plan.steps[0].config.constexprs)["BLOCK_E"] <= 64 for plan in plans)
+
+
+def test_nothing_is_fitted_where_no_form_is_served(fake_builds: ModuleType) -> None:
+    problem = composer("fwd").problem
+    unserved = Composer(problem=problem, gpu=GPU, spaces={"stream": replace(SPACES["stream"], constraints=(NEVER,))})
+    assert unserved.fit([fake_builds.one("o", fake_builds.config())]) == []
 
 
 @pytest.mark.parametrize("programs", [None, 256])

@@ -29,7 +29,7 @@ _OUTPUTS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 _ROUNDS = 20
 # Of samples of one peer: the naive ones take a hundred times as long as the rest.
 _MOST_MS = 500.0
-# A step that takes as long is not held up by how fast it is launched.
+# Slower passes are nobody's choice, and their host time would take most of a run.
 _MOST_EAGER_MS = 25.0
 # A peer is somebody else's code in some version: whatever of these it raises is its result, not the command's.
 _PEER_ERRORS = (
