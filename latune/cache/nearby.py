@@ -25,9 +25,12 @@ def by_distance(entries: Iterable[Entry], wanted: Bucket) -> list[Entry]:
 
 
 def by_likeness(entries: Iterable[Entry], wanted: Bucket) -> list[Entry]:
-    """The entries whose plans are worth trying for a bucket, the likeliest first: other dtypes and decays come last."""
+    """The entries whose plans are worth trying for a bucket, the likeliest first: other dtypes and decays come last.
+
+    Equally likely ones stay in their order.
+    """
     related = [entry for entry in entries if _agree(entry.bucket, wanted, _SAME_KERNEL)]
-    return sorted(related, key=lambda entry: (_unlikeness(entry.bucket, wanted), entry.bucket))
+    return sorted(related, key=lambda entry: _unlikeness(entry.bucket, wanted))
 
 
 def distance(served: Bucket, wanted: Bucket) -> tuple[bool, float, float]:

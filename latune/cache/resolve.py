@@ -77,13 +77,14 @@ def starting_plans(
 ) -> Iterator[Plan]:
     """Plans that a search for ``problem`` should try early: winners of the likeliest buckets, then their alternates.
 
-    Those tuned on ``gpu`` come before those of its siblings. A plan may come again; whether it is feasible is not asked.
-    Found on demand: whether an entry is current is asked when its plan is.
+    Of equally likely ones those tuned on ``gpu`` come before those of its siblings: a sibling knows more of the very
+    bucket than ``gpu`` of a neighbouring one. A plan may come again; whether it is feasible is not asked. Found on demand:
+    whether an entry is current is asked when its plan is.
     """
     ladder = _Ladder(problem=problem, gpu=gpu, plan_sha256=plan_sha256, caches=caches)
     siblings = [entry for sibling in ladder.siblings() for entry in ladder.entries(sibling) if fits(entry, gpu)]
     current = []
-    for entry in chain.from_iterable(by_likeness(known, problem.bucket()) for known in (ladder.entries(gpu), siblings)):
+    for entry in by_likeness([*ladder.entries(gpu), *siblings], problem.bucket()):
         if ladder.is_current(entry):
             current.append(entry)
             yield entry.plan

@@ -31,7 +31,7 @@ def test_likeness_counts_octaves_alike_and_other_dtypes_last(entry_of: EntryOf, 
     assert [entry.bucket for entry in found] == [problem_of(**change).bucket() for change in reversed(changes)]
 
 
-def test_starting_plans_are_winners_then_alternates_and_this_gpus_first(
+def test_starting_plans_are_winners_then_alternates_and_of_equals_this_gpus_first(
     entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf
 ) -> None:
     h200, h100 = find_gpu("h200"), find_gpu("h100")
@@ -41,11 +41,11 @@ def test_starting_plans_are_winners_then_alternates_and_this_gpus_first(
 
     caches = [
         DeviceCache.of(h100, [entry(1)]),
-        DeviceCache.of(h200, [entry(2, seqlen=64), entry(3), entry(1, dtype="fp16")]),
+        DeviceCache.of(h200, [entry(2, seqlen=64), entry(3), entry(4, dtype="fp16")]),
     ]
     sha = entry_of().template_sha256
     plans = list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: sha, caches=caches))
-    assert plans == [plan_of(block_n=number) for number in (3, 2, 1, 1, 30, 20, 10, 10)]
+    assert plans == [plan_of(block_n=number) for number in (3, 1, 2, 4, 30, 10, 20, 40)]
     assert not list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: "b" * 64, caches=caches))
 
 
