@@ -70,7 +70,7 @@ class Space:
         Raises:
             SpaceError: the space does not serve this case (ask ``serves`` first), or the default is not feasible.
         """
-        config = self._config(self._default_values(self._case(problem, gpu, kernel)))
+        config = self._config(self._completed({}, self._case(problem, gpu, kernel)))
         why = self.feasible(config, problem, gpu, kernel)
         if why is None:
             return config
@@ -78,6 +78,12 @@ class Space:
         if self.serves(problem, gpu, kernel):
             raise SpaceError(f"{self.path}: default: not feasible for {case}: {why}; mend the default ({config})")
         raise SpaceError(f"{self.path}: no config serves {case}: {why}; choose a plan without {kernel.name!r}")
+
+    def proven(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> list[Config]:
+        """Those of ``starts`` that are feasible as they stand; what one leaves out is as in the default."""
+        names = self._case(problem, gpu, kernel)
+        configs = [self._config(self._completed(start, names)) for start in self.starts]
+        return [config for config in configs if self.feasible(config, problem, gpu, kernel) is None]
 
     def make(self, values: Mapping[str, str | int], problem: Problem, gpu: Gpu, kernel: Kernel) -> Config:
         """The config with these values by parameter name, without those that do not apply. It may be infeasible.
@@ -133,11 +139,12 @@ class Space:
         for value in parameter.values:
             yield from self._assignments({**names, parameter.name: value}, passed + 1, due)
 
-    def _default_values(self, names: dict[str, object]) -> dict[str, object]:
+    def _completed(self, values: Mapping[str, str | int], names: dict[str, object]) -> dict[str, object]:
+        """A value for every parameter that applies: the given one, else the default."""
         chosen = dict(names)
         for parameter in self.parameters:
             if parameter.applies(chosen):
-                value = self.defaults[parameter.name]
+                value = values.get(parameter.name, self.defaults[parameter.name])
                 chosen[parameter.name] = value.integer(chosen) if isinstance(value, Expression) else value
         return chosen
 

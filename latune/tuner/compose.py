@@ -75,6 +75,20 @@ class Composer:
         fitted = [_mapped(plan, self._fitted) for plan in both]
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
+    def variants(self, plan: Plan) -> list[Plan]:
+        """The plan with one of its kernels changed: to what has won somewhere, or to segments that fill the GPU twice over.
+
+        Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win.
+        """
+        changed: list[Plan] = []
+        for name, own in ((step.kernel, step.config) for step in plan.steps):
+            if self._ranked_as(name) == name:
+                proven = self.space(name).proven(self.problem, self.gpu, KERNELS[name])
+                filling = self._filling(name, own, waves=2)
+                configs = [*proven, filling] if self._feasible(name, filling) else proven
+                changed += [self._changed(plan, name, config) for config in configs]
+        return [other for other in dict.fromkeys(changed) if other != plan]
+
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
         return sibling if KERNELS[sibling].dims(self.problem) == KERNELS[name].dims(self.problem) else name
@@ -114,12 +128,16 @@ class Composer:
     def _grids(self) -> dict[str, Grid]:
         return {}
 
-    def _filling(self, name: str, config: Config) -> Config:
-        """The config in segments whose programs all find an SM of their own, if each head has two; else as it is."""
+    def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
+        """The plan with this config for the kernel and its siblings."""
+        return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
+
+    def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
+        """The config in segments whose programs give each SM ``waves`` of them, if each head has two; else as it is."""
         if config.algorithm not in ("sequential", "split"):
             return config
         slices = StepView(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
-        programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP
+        programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves
         if programs < 2 * self.problem.batch_heads * slices:
             return config
         constexprs = {**dict(config.constexprs), "PROGRAMS": programs}

@@ -13,26 +13,39 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.podium import entry_of, podium
+from latune.tuner.podium import Raced, entry_of, podium
 from latune.tuner.tune import Tuned
 
 TRANSFERRED = "transferred"
+
+# Of the first race's plans, those that run in the second one too: they may be the entry's alternates.
+_KEPT = 3
 
 
 def transfer_problem(
     problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan], *, seed: int = 0
 ) -> Tuned:
-    """The fastest of ``starts``, made feasible here, and the default: each verified on this problem, then timed in turns.
+    """The fastest of two races: ``starts``, made feasible here, and the default; then their best and its variants.
+
+    Each plan is verified on this problem, then timed in turns with those of its race.
 
     Raises:
         LatuneError: none passed.
     """
     composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
-    plans = composer.fit(starts)
-    raced = tuple(zip(plans, evaluate.race_here(plans), strict=True))
-    ranked = podium(raced, evaluate)
-    if not ranked:
-        last = next((measurement.detail for _, measurement in raced if measurement.detail), "")
-        raise LatuneError(f"none of {len(plans)} plans of its neighbours passed; {last}; search it: tune without --transfer")
+    first = _race(composer.fit(starts), evaluate)
+    best = [plan for plan, _ in podium(first, evaluate)[:_KEPT]]
+    if not best:
+        last = next((measurement.detail for _, measurement in first if measurement.detail), "")
+        raise LatuneError(f"none of {len(first)} plans of its neighbours passed; {last}; search it: tune without --transfer")
+    known = dict(first)
+    new = [plan for plan in composer.variants(best[0]) if plan not in known]
+    raced = _race([*best, *new], evaluate) if new else first
+    # What passed the first time may fall the second: then the first race is all there is.
+    ranked = podium(raced, evaluate) or podium(first, evaluate)
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
     return Tuned(entry=entry_of(problem, ranked, evaluate, seed=seed, evidence=evidence), searches={}, finalists=raced)
+
+
+def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:
+    return tuple(zip(plans, evaluate.race_here(plans), strict=True))

@@ -129,3 +129,31 @@ def test_a_plan_is_also_fitted_in_segments_that_fill_the_gpu(fake_builds: Module
     many_heads = replace(few_heads, batch=16)
     plans = Composer(problem=many_heads, gpu=GPU, spaces=SPACES).fit([fake_builds.one("o", known)])
     assert len(plans) == 2, "128 heads fill the GPU without segments: nothing is added"
+
+
+def default(composed: Composer, name: str) -> Config:
+    return composed.space(name).default(composed.problem, GPU, KERNELS[name])
+
+
+def test_variants_change_one_kernel_and_its_siblings_to_what_has_won_somewhere() -> None:
+    backward = composer("bwd")
+    fused = Plan(tuple(Step(kernel=name, config=default(backward, name)) for name in ("dq", "dkdv")))
+    streams = Plan(tuple(Step(kernel=name, config=default(backward, name)) for name in ("dq", "dk", "dv")))
+    of_fused, of_streams = backward.variants(fused), backward.variants(streams)
+    for kept in (0, 1):
+        same = [plan for plan in of_fused if plan.steps[kept] == fused.steps[kept]]
+        assert len(same) > 1 and all(plan.steps[1 - kept] != fused.steps[1 - kept] for plan in same)
+    assert len(of_streams) > 1
+    assert all(len({step.config for step in plan.steps}) == 1 for plan in of_streams), "dk and dv are as dq is"
+    for plan in (*of_fused, *of_streams):
+        for step in plan.steps:
+            assert backward.space(step.kernel).feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
+    assert len({*of_fused, *of_streams, fused, streams}) == len(of_fused) + len(of_streams) + 2
+
+
+def test_a_variant_fills_the_gpu_twice_over(fake_builds: ModuleType) -> None:
+    """48 heads in segments for 128 programs are 96; for 256, 240."""
+    problem = replace(composer("fwd", 96, 96).problem, batch=1, num_heads=48, seqlen=8192)
+    known = fake_builds.one("o", fake_builds.config(algorithm="split", programs=128))
+    variants = Composer(problem=problem, gpu=GPU, spaces=SPACES).variants(known)
+    assert 256 in [dict(plan.steps[0].config.constexprs).get("PROGRAMS") for plan in variants]

@@ -29,13 +29,13 @@ class Raced:
     evidence: str = "measured"
     gpu: Gpu = field(default_factory=lambda: find_gpu("h200"))
     bandwidth_gbps: float = 4000.0
-    plans: list[Plan] = field(default_factory=list)
+    races: list[Sequence[Plan]] = field(default_factory=list)
     toolchain: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")
     )
 
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
-        self.plans += plans
+        self.races.append(plans)
         return [self._judge(plan.steps[0].config.values().get("PROGRAMS")) for plan in plans]
 
     def _judge(self, programs: object) -> Measurement:
@@ -64,9 +64,29 @@ def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: l
     tuned = transfer_problem(LONG, None, evaluate, starts)
     assert (tuned.entry.plan, tuned.entry.evidence) == (starts[0], "transferred")
     assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
-    assert [programs(plan) for plan in evaluate.plans] == [512, 128, None]
-    assert [programs(plan) for plan in tuned.entry.alternates] == [128, None]
+    assert [programs(plan) for plan in evaluate.races[0]] == [512, 128, None]
+    assert programs(tuned.entry.alternates[0]) == 128
     assert not tuned.searches and not tuned.interrupted
+
+
+def test_the_best_start_runs_again_with_its_variants_and_may_lose_to_one(starts: list[Plan]) -> None:
+    evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25, 256: 0.1})
+    tuned = transfer_problem(LONG, None, evaluate, starts)
+    first, second = evaluate.races
+    assert [programs(plan) for plan in second[:3]] == [512, 128, None], "the podium of the first race"
+    assert not set(second[3:]) & set(first)
+    assert (programs(tuned.entry.plan), tuned.entry.measurement.median_ms) == (256, 0.1)
+    assert dict(tuned.finalists).keys() == set(second)
+
+
+def test_the_first_race_stands_when_the_second_one_fails(starts: list[Plan]) -> None:
+    class Falling(Raced):
+        def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
+            fell = [Measurement(outcome="timeout", detail="it hung")] * len(plans)
+            return fell if self.races else super().race_here(plans)
+
+    tuned = transfer_problem(LONG, None, Falling(ms={512: 0.2}), starts)
+    assert (tuned.entry.plan, tuned.entry.measurement.median_ms) == (starts[0], 0.2)
 
 
 def test_what_is_only_predicted_stays_static(starts: list[Plan]) -> None:
@@ -75,8 +95,9 @@ def test_what_is_only_predicted_stays_static(starts: list[Plan]) -> None:
 
 def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
     evaluate = Raced(ms={None: 0.5})
-    plan = transfer_problem(replace(LONG, direction="bwd"), None, evaluate, starts).entry.plan
-    assert evaluate.plans == [plan] and plan.outputs == ("dq", "dk", "dv")
+    transfer_problem(replace(LONG, direction="bwd"), None, evaluate, starts)
+    [plan] = evaluate.races[0]
+    assert plan.outputs == ("dq", "dk", "dv")
 
 
 def test_when_none_passes_the_way_out_is_named(starts: list[Plan]) -> None:
