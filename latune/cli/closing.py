@@ -51,16 +51,16 @@ class Call:
 
 
 def closing_call(problems: Sequence[Problem], gpu: Gpu, path: Path | None) -> Call:
-    """Calls ``lightning_attn``: on the tuned GPU where it is in this machine, else on the CPU, with the entries looked up.
+    """Calls ``lightning_attn``: on the tuned GPU where the dispatcher serves it, else on the CPU, with the entries looked up.
 
     Args:
         problems: of one shape, one for each direction that was tuned.
-        path: the cache file that was written to, where the dispatcher does not read it.
+        path: the cache file that was written to, if that is one which the dispatcher does not read.
 
     Raises:
         LatuneError: an output is wrong.
     """
-    here = local_gpu() == gpu
+    here = path is None and local_gpu() == gpu
     errors = {name: error for problem in problems for name, error in (_gpu_errors if here else _cpu_errors)(problem).items()}
     worst = max(errors.values(), key=lambda error: (error != error, error))
     if not worst <= TOLERANCES[problems[0].dtype].rms:

@@ -109,6 +109,15 @@ def test_output_is_where_the_file_goes(replayed, run, tmp_path):
     assert len(_entries(tmp_path / "shipped" / "nvidia-a100.json")) == 1
 
 
+def test_what_goes_to_a_folder_is_looked_up_there_by_the_closing_call(replayed, run, tmp_path, monkeypatch):
+    """The dispatcher does not read the folder: on the GPU it would serve something else."""
+    monkeypatch.setattr(closing, "local_gpu", lambda: A100)
+    monkeypatch.setattr(closing, "_gpu_errors", lambda _: pytest.fail("asked the dispatcher"))
+    result = run("tune", *SHAPE, "--direction", "fwd", "--output", str(tmp_path / "shipped"), "--json")
+    call = json.loads(result.stdout)["call"]
+    assert call["device"] == "CPU" and call["served"]["fwd"].startswith("exact bucket fwd")
+
+
 def test_shapes_of_one_bucket_are_tuned_once(replayed, run):
     result = run("tune", *SHAPE, "--shape", "2,1,250,64", "--direction", "fwd", "--json")
     assert [tuned["problem"] for tuned in json.loads(result.stdout)["tuned"]] == ["fwd 1,2,256,64,64 bf16 decay=constant"]
