@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from latune.problem import Bucket, Problem, nearest_power_of_two, next_power_of_two
+from latune.problem import Bucket, Problem, nearest_half_octave, nearest_power_of_two, next_power_of_two
 
 
 def problem(**changes: object) -> Problem:
@@ -69,6 +69,14 @@ def test_nearest_power_of_two(value: int, power: int) -> None:
     assert nearest_power_of_two(value) == power
 
 
+@pytest.mark.parametrize(
+    ("value", "step"),
+    [(1, 1), (2, 2), (3, 3), (5, 6), (7, 8), (9, 8), (10, 12), (28, 32), (40, 48), (56, 64), (100, 96), (160, 192), (512, 512)],
+)
+def test_nearest_half_octave(value: int, step: int) -> None:
+    assert nearest_half_octave(value) == step
+
+
 @pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
 def test_next_power_of_two(value: int, power: int) -> None:
     assert next_power_of_two(value) == power
@@ -78,6 +86,7 @@ def test_bucket_joins_batch_with_heads_and_rounds_the_length() -> None:
     bucket = problem(batch=3, num_heads=40, seqlen=1000).bucket()
     assert (bucket.batch_heads, bucket.seqlen) == (128, 1024)
     assert bucket == problem(batch=1, num_heads=128, seqlen=1100).bucket()
+    assert problem(batch=5, num_heads=32).bucket().batch_heads == 192
 
 
 @pytest.mark.parametrize(
