@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from latune.cli.benchmark.case import make_case
 from latune.cli.benchmark.contest import contest
+from latune.cli.benchmark.operators import forget_choices
 from latune.cli.benchmark.plots import plotter
 from latune.cli.benchmark.records import Document, read_records, to_records
 from latune.cli.benchmark.report import Report, to_document
@@ -150,6 +151,7 @@ def _reports_of_a_shape(problems: Sequence[Problem], gpu: Gpu, stopwatch: Stopwa
     except torch.OutOfMemoryError as error:
         say(f"leaving out {shape_of(problems[0])}, which with its references does not fit {gpu.title}: {error}")
         return
+    forget_choices()
     for problem in problems:
         say(f"timing {problem}")
         results = contest(problem, case, stopwatch)

@@ -24,6 +24,8 @@ _NOTE_COLUMNS = 88
 def draw(document: Document, folder: Path) -> list[Path]:
     """Writes all plots into the folder, one SVG each, and returns their paths.
 
+    Time against length is drawn for head dims that were timed at more than one.
+
     Raises:
         LatuneError: one cannot be written.
     """
@@ -39,8 +41,10 @@ def _figures(document: Document) -> Iterator[tuple[str, Figure]]:
     peers = looks(document.peers)
     for direction, cases in document.cases_by_direction().items():
         for dims, same in groupby(sorted(cases, key=_head_dims), _head_dims):
-            name = f"time-{direction}-d{dims[0]}" + (f"-e{dims[1]}" if dims[1] != dims[0] else "")
-            yield name, _times(list(same), peers, f"{_title(direction, document)}, {_dims_text(dims)}")
+            alike = list(same)
+            if len({case.seqlen for case in alike}) > 1:
+                name = f"time-{direction}-d{dims[0]}" + (f"-e{dims[1]}" if dims[1] != dims[0] else "")
+                yield name, _times(alike, peers, f"{_title(direction, document)}, {_dims_text(dims)}")
         yield f"speedup-{direction}", _speedups(cases, peers, _title(direction, document))
         yield f"memory-{direction}", _memory(cases, peers, _title(direction, document))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from triton import KernelInterface
+from triton.runtime import Autotuner
 
 from latune.cli.benchmark.case import Case
 from latune.ops import reference
@@ -31,18 +36,38 @@ def latune_itself(case: Case) -> Operator:
 
 
 def fla_chunk(case: Case) -> Operator:
-    from fla.ops.simple_gla import chunk_simple_gla
-
+    chunk_simple_gla = _simple_gla().chunk_simple_gla
     g_gamma = _log_decay(case)
     return lambda q, k, v: chunk_simple_gla(q, k, v, g_gamma=g_gamma, scale=1.0)[0]
 
 
 def fla_fused_chunk(case: Case) -> Operator:
-    from fla.ops.simple_gla import fused_chunk_simple_gla
-
+    fused_chunk_simple_gla = _simple_gla().fused_chunk_simple_gla
     _check_offset(max(case.q[1:].numel(), case.v[1:].numel()))
     g_gamma = _log_decay(case)
     return lambda q, k, v: fused_chunk_simple_gla(q, k, v, g_gamma=g_gamma, scale=1.0)[0]
+
+
+def _simple_gla() -> ModuleType:
+    """fla's operators, autotuned in this very run: the choices of earlier ones are on disk, perhaps made on a busy GPU."""
+    os.environ.setdefault("FLA_CACHE_RESULTS", "0")
+    from fla.ops import simple_gla
+
+    return simple_gla
+
+
+def forget_choices() -> None:
+    """Has every kernel that Triton's autotuner serves choose its config anew.
+
+    Few of their keys hold batch, heads or length, so that the first shape of a process would choose for all that follow.
+    """
+    for module in list(sys.modules.values()):
+        for value in list(getattr(module, "__dict__", {}).values()):
+            kernel = value
+            while issubclass(type(kernel), KernelInterface):
+                if issubclass(type(kernel), Autotuner):
+                    kernel.cache.clear()
+                kernel = getattr(kernel, "fn", None)
 
 
 def _log_decay(case: Case) -> Tensor | None:

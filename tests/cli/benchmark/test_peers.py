@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch.nn.functional import logsigmoid
 
 from latune.cli.benchmark import operators
@@ -66,6 +69,32 @@ def test_a_peer_computes_the_same_function_forward_and_backward(packages, name, 
     outputs = dict(zip(("dq", "dk", "dv"), torch.autograd.grad(o, (q, k, v), peer.arrange(case.do)), strict=True), o=o)
     for output, found in outputs.items():
         torch.testing.assert_close(peer.restored(output, found), case.expected[LINEAR][output], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fla chunk_simple_gla", "fla fused_chunk_simple_gla"])
+def test_fla_chooses_its_configs_anew(packages, monkeypatch, name):
+    """Those that an earlier process left on disk may have been chosen on a busy GPU."""
+    monkeypatch.setenv("FLA_CACHE_RESULTS", "")  # Restored afterwards, whatever the peer leaves there.
+    monkeypatch.delenv("FLA_CACHE_RESULTS")
+    packages("fla.ops.simple_gla", chunk_simple_gla=_chunk_simple_gla, fused_chunk_simple_gla=_chunk_simple_gla)
+    _peer(name).load(make_case(PROBLEM, CPU))
+    assert os.environ["FLA_CACHE_RESULTS"] == "0"
+
+
+def test_autotuned_kernels_choose_anew_wherever_they_are(packages):
+    config = triton.Config({"BLOCK": 16})
+    plain = triton.jit(_kernel)
+    tuned = triton.autotune([config], key=[])(plain)
+    wrapped = triton.heuristics({"EVEN": lambda _: True})(triton.autotune([config], key=["n"])(plain))
+    for kernel in (tuned, wrapped.fn):
+        kernel.cache[()] = config
+    packages("peer.kernels", plain=plain, tuned=tuned, wrapped=wrapped)
+    operators.forget_choices()
+    assert tuned.cache == wrapped.fn.cache == {}
+
+
+def _kernel(n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    pass
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
