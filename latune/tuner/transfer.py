@@ -18,8 +18,10 @@ from latune.tuner.tune import Tuned
 
 TRANSFERRED = "transferred"
 
-# Of the first race's plans, those that run in the second one too: they may be the entry's alternates.
+# Of the first race's plans, those that run in the second one too.
 _KEPT = 3
+# A grid has thousands of transferred entries, and what falls through one of them finds its neighbours.
+_ALTERNATES = 1
 
 
 def transfer_problem(
@@ -44,7 +46,8 @@ def transfer_problem(
     # What passed the first time may fall the second: then the first race is all there is.
     ranked = podium(raced, evaluate) or podium(first, evaluate)
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
-    return Tuned(entry=entry_of(problem, ranked, evaluate, seed=seed, evidence=evidence), searches={}, finalists=raced)
+    entry = entry_of(problem, ranked[: 1 + _ALTERNATES], evaluate, seed=seed, evidence=evidence)
+    return Tuned(entry=entry, searches={}, finalists=raced)
 
 
 def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:
