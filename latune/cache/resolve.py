@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple
 
 from latune.cache.entry import DeviceCache, Entry, PlanSha256
 from latune.cache.nearby import FLAGS, by_distance, by_likeness, distance
-from latune.cache.store import read_entries
+from latune.cache.store import read_cache, read_entries
 from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Bucket, Problem
@@ -73,18 +74,28 @@ def resolve(problem: Problem, gpu: Gpu, *, plan_sha256: PlanSha256, caches: Sequ
 
 
 def starting_plans(
-    problem: Problem, gpu: Gpu, *, plan_sha256: PlanSha256, caches: Sequence[DeviceCache] | None = None
+    problem: Problem,
+    gpu: Gpu,
+    *,
+    plan_sha256: PlanSha256,
+    caches: Sequence[DeviceCache] | None = None,
+    folders: Sequence[Path] = (),
 ) -> Iterator[Plan]:
     """Plans that a search for ``problem`` should try early: winners of the likeliest buckets, then their alternates.
 
     Of equally likely ones those tuned on ``gpu`` come before those of its siblings: a sibling knows more of the very
     bucket than ``gpu`` of a neighbouring one. A plan may come again; whether it is feasible is not asked. Found on demand:
     whether an entry is current is asked when its plan is.
+
+    Args:
+        caches: as in ``resolve``.
+        folders: where more cache files of ``gpu`` are; of equally likely plans theirs come first.
     """
     ladder = _Ladder(problem=problem, gpu=gpu, plan_sha256=plan_sha256, caches=caches)
+    own = [entry for folder in folders for entry in read_cache(gpu, [folder]).entries.values()]
     siblings = [entry for sibling in ladder.siblings() for entry in ladder.entries(sibling) if fits(entry, gpu)]
     current = []
-    for entry in by_likeness([*ladder.entries(gpu), *siblings], problem.bucket()):
+    for entry in by_likeness([*own, *ladder.entries(gpu), *siblings], problem.bucket()):
         if ladder.is_current(entry):
             current.append(entry)
             yield entry.plan

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from latune.cache.entry import DeviceCache, Entry
 from latune.cache.nearby import by_likeness
 from latune.cache.resolve import starting_plans
+from latune.cache.store import write_entries
 from latune.gpu import find_gpu
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
@@ -47,6 +49,26 @@ def test_starting_plans_are_winners_then_alternates_and_of_equals_this_gpus_firs
     plans = list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: sha, caches=caches))
     assert plans == [plan_of(block_n=number) for number in (3, 1, 2, 4, 30, 10, 20, 40)]
     assert not list(starting_plans(problem_of(), h200, plan_sha256=lambda *_: "b" * 64, caches=caches))
+
+
+def test_starting_plans_of_a_folder_come_before_equally_likely_ones(
+    entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    h200 = find_gpu("h200")
+    kept = [
+        entry_of(plan=plan_of(block_n=1), alternates=()),
+        entry_of(problem_of(seqlen=64), plan=plan_of(block_n=2), alternates=()),
+    ]
+    known = [entry_of(plan=plan_of(block_n=3), alternates=())]
+    write_entries(h200, kept, tmp_path)
+    plans = starting_plans(
+        problem_of(),
+        h200,
+        plan_sha256=lambda *_: entry_of().template_sha256,
+        caches=[DeviceCache.of(h200, known)],
+        folders=[tmp_path],
+    )
+    assert list(plans) == [plan_of(block_n=number) for number in (1, 3, 2)]
 
 
 def test_starting_plans_are_asked_for_their_code_one_by_one(entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf) -> None:

@@ -20,10 +20,11 @@ def _plan(number):
 
 
 def test_starts_are_different_plans_and_no_more_are_asked_for(monkeypatch, tmp_path):
-    asked, here = [], iter((4, 4, 5))
+    asked = []
 
-    def starting_plans(problem, gpu, *, plan_sha256, caches):
-        for number in itertools.count(1) if caches is None else here:
+    def starting_plans(problem, gpu, *, plan_sha256, folders):
+        assert folders == [tmp_path]
+        for number in itertools.chain((4, 4, 5), itertools.count(1)):
             asked.append(number)
             yield _plan(number)
 
