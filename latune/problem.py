@@ -118,7 +118,7 @@ class Problem:
             direction=self.direction,
             decay=self.decay,
             dtype=self.dtype,
-            batch_heads=nearest_half_octave(self.batch_heads),
+            batch_heads=half_octave_above(self.batch_heads),
             seqlen=nearest_power_of_two(self.seqlen),
             head_dim_k=self.head_dim_k,
             head_dim_v=self.head_dim_v,
@@ -142,10 +142,14 @@ def nearest_power_of_two(value: int) -> int:
     return 1 << round(math.log2(value))
 
 
-def nearest_half_octave(value: int) -> int:
-    """Of 1, 2, 3, 4, 6, 8, 12, ... (powers of two, and half as much again) the nearest on a logarithmic scale (40 -> 48)."""
+def half_octave_above(value: int) -> int:
+    """Of 1, 2, 3, 4, 6, 8, 12, ... (powers of two, and half as much again) the first that holds ``value`` (40 -> 48).
+
+    Up, since what is a little more than the GPU runs at a time runs as twice as much does; a thirty-second more is held,
+    since GPUs have that many more SMs than a power of two (132 -> 128).
+    """
     power = 1 << (value.bit_length() - 1)
-    return min((power, power + power // 2, 2 * power), key=lambda step: abs(math.log2(step / value)))
+    return next(step for step in (power, power + power // 2, 2 * power) if 32 * value <= 33 * step)
 
 
 def next_power_of_two(value: int) -> int:

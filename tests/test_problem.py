@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from latune.problem import Bucket, Problem, nearest_half_octave, nearest_power_of_two, next_power_of_two
+from latune.problem import Bucket, Problem, half_octave_above, nearest_power_of_two, next_power_of_two
 
 
 def problem(**changes: object) -> Problem:
@@ -71,10 +71,24 @@ def test_nearest_power_of_two(value: int, power: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "step"),
-    [(1, 1), (2, 2), (3, 3), (5, 6), (7, 8), (9, 8), (10, 12), (28, 32), (40, 48), (56, 64), (100, 96), (160, 192), (512, 512)],
+    [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (5, 6),
+        (7, 8),
+        (9, 12),
+        (28, 32),
+        (40, 48),
+        (65, 64),
+        (67, 96),
+        (132, 128),
+        (133, 192),
+        (512, 512),
+    ],
 )
-def test_nearest_half_octave(value: int, step: int) -> None:
-    assert nearest_half_octave(value) == step
+def test_half_octave_above(value: int, step: int) -> None:
+    assert half_octave_above(value) == step
 
 
 @pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
