@@ -26,6 +26,8 @@ from latune.tuner.verify import Fixture, Verification, prepare, verify
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from latune.codegen.render import Source
+
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -43,6 +45,8 @@ class GpuRunner:
     _seed: int = 0
     _fixture: Fixture | None = None
     _sets: list[Inputs] = field(default_factory=list)
+    _verified: dict[str, Verification] = field(default_factory=dict)
+    """Of the prepared problem, by the source's digest: what passed once is not run through all cases again for each race."""
 
     @cached_property
     def copy_gbps(self) -> float:
@@ -77,7 +81,7 @@ class GpuRunner:
 
     def _prepare(self, problem: Problem, seed: int) -> Ready:
         # Freed first: the last problem's tensors and the next one's need not fit together.
-        self._fixture, self._sets, self._seed = None, [], seed
+        self._fixture, self._sets, self._verified, self._seed = None, [], {}, seed
         torch.cuda.empty_cache()
         self._fixture = prepare(problem, self.device, seed)
         timed = self._fixture.timed.inputs
@@ -92,7 +96,7 @@ class GpuRunner:
 
     def _evaluate(self, job: Evaluate) -> Measurement:
         module = load(job.source)
-        verification = self._verify(module, job.plan)
+        verification = self._verify(module, job.plan, job.source)
         if not verification.ok:
             return _wrong(verification)
         result = timing.measure(gpu_sampler(self._calls(module)), give_up_above_ms=job.give_up_above_ms)
@@ -100,7 +104,7 @@ class GpuRunner:
 
     def _race(self, job: Race) -> list[Arm]:
         modules = [load(source) for _, source in job.candidates]
-        verified = [self._verify(module, plan) for module, (plan, _) in zip(modules, job.candidates, strict=True)]
+        verified = [self._verify(module, *candidate) for module, candidate in zip(modules, job.candidates, strict=True)]
         fit = [index for index, verification in enumerate(verified) if verification.ok]
         pool = torch.cuda.graph_pool_handle()
         samplers = [gpu_sampler(self._calls(modules[index]), pool) for index in fit]
@@ -116,7 +120,15 @@ class GpuRunner:
         result = replace(timing.summarise(rounds_ms), samples=sum(map(len, rounds)))
         return Arm(measurement=self._judge(plan, verification, result), rounds_ms=rounds_ms)
 
-    def _verify(self, module: ModuleType, plan: Plan) -> Verification:
+    def _verify(self, module: ModuleType, plan: Plan, source: Source) -> Verification:
+        if source.sha256 in self._verified:
+            return self._verified[source.sha256]
+        verification = self._verify_now(module, plan)
+        if verification.ok:
+            self._verified[source.sha256] = verification
+        return verification
+
+    def _verify_now(self, module: ModuleType, plan: Plan) -> Verification:
         """Verifies; once more on fresh inputs when those at hand were written over, by this candidate or one before."""
         verification = verify(module, plan, self._prepared)
         if verification.ok or not self._prepared.damaged():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from latune.codegen.render import Source
 from latune.config import Config
@@ -14,7 +16,10 @@ from latune.gpu import identify_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan, Step
 from latune.problem import Problem
-from latune.tuner.runner import compulsory_bytes, toolchain
+from latune.tuner import runner
+from latune.tuner.jobs import Prepare
+from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
+from latune.tuner.verify import Verification
 from latune.tuner.worker import Worker
 
 PROBLEM = Problem(
@@ -102,6 +107,26 @@ def test_toolchain_names_what_compiles_and_runs() -> None:
     versions = dict(toolchain())
     assert sorted(versions) == ["cuda", "driver", "torch", "triton"]
     assert all(versions.values())
+
+
+def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def verify(module: object, _: Plan, fixture: object) -> Verification:
+        asked.append(str(module))
+        return Verification(ok=module != "wrong", errors=(("o", 1e-3),))
+
+    undamaged = SimpleNamespace(damaged=lambda: False, timed=SimpleNamespace(inputs=SimpleNamespace(bytes=1)))
+    monkeypatch.setattr(runner, "verify", verify)
+    monkeypatch.setattr(runner, "prepare", lambda *_: undamaged)
+    monkeypatch.setattr(runner, "input_sets", lambda *_: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1))
+    here = GpuRunner(device=torch.device("cpu"))
+    for problem in (PROBLEM, PROBLEM, replace(PROBLEM, seqlen=64)):
+        here(Prepare(problem=problem, seed=0))
+        for module in ("right", "right", "other", "wrong", "wrong"):
+            assert here._verify(module, plan("o"), source(module)).ok == (module != "wrong")
+    assert asked == 3 * ["right", "other", "wrong", "wrong"]
 
 
 @pytest.fixture(scope="module")
