@@ -74,6 +74,14 @@ class ModuleView:
         return [f"{step.name}_segments" for step in self.steps if step.segmented]
 
     @property
+    def stored_states(self) -> list[str]:
+        """How many states each of those kernels stores, likewise; empty where none has a remainder."""
+        if not any(step.remainder for step in self.steps):
+            return []
+        heads = {step.name: f"{step.name}_rest" if step.remainder else "batch * num_heads" for step in self.steps}
+        return [f"{heads[step.name]} * {step.name}_segments" for step in self.steps if step.segmented]
+
+    @property
     def arguments(self) -> list[str]:
         slopes = ["slopes"] if self.has_decay else []
         do = ["do"] if self.problem.direction == "bwd" else []

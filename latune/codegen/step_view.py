@@ -66,7 +66,17 @@ class StepView:
 
     @property
     def segmented(self) -> bool:
-        return self.algorithm in ("split", "chunk_parallel")
+        return self.algorithm in ("split", "remainder", "chunk_parallel")
+
+    @property
+    def remainder(self) -> bool:
+        """Only heads that are left over are cut into segments."""
+        return self.algorithm == "remainder"
+
+    @property
+    def stored_head(self) -> str:
+        """Where a head's segment states lie among those of all heads that have some."""
+        return "i_rest" if self.remainder else "i_bh"
 
     @property
     def transposed(self) -> bool:
@@ -129,9 +139,15 @@ class StepView:
         return int(self._values["PROGRAMS"])
 
     @property
+    def split_heads(self) -> int:
+        """Heads of the problem whose sequence is cut; its module makes the same of any batch and number of heads."""
+        heads = self.problem.batch_heads
+        return heads % (self.programs // self.num_splits) if self.remainder else heads
+
+    @property
     def segments(self) -> int:
-        """Of the problem; its module makes the same of any batch and number of heads."""
-        return max(self.programs // (self.problem.batch_heads * self.num_splits), 1)
+        """Of those heads, likewise."""
+        return max(self.programs // max(self.split_heads * self.num_splits, 1), 1)
 
     @property
     def scan_block(self) -> int:
@@ -233,7 +249,8 @@ class StepView:
 
     @property
     def lengths(self) -> list[str]:
-        return ["num_heads", "seqlen", *(["segment_rows", "num_segments"] if self.segmented else [])]
+        segments = ["segment_rows", "num_segments"] if self.segmented else []
+        return ["num_heads", "seqlen", *segments, *(["whole_heads"] if self.remainder else [])]
 
     def dot(self, left: str, right: str, acc: str | None = None) -> str:
         """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""

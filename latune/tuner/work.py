@@ -69,9 +69,22 @@ class _Sizes:
 
     @property
     def chunks_a_segment(self) -> int:
-        if self.view.algorithm == "split":
+        if self.view.algorithm in ("split", "remainder"):
             return -(-self.chunks // self.view.segments)
         return 1 if self.view.algorithm == "chunk_parallel" else self.chunks
+
+    @property
+    def chunks_a_program(self) -> int:
+        """Of the main kernel; where some heads are walked whole and some in segments, their mean."""
+        if not self.view.remainder:
+            return self.chunks_a_segment
+        heads, split = self.view.problem.batch_heads, self.view.split_heads
+        return -(-self.chunks * heads // (heads - split + split * self.segments))
+
+    @property
+    def split_share(self) -> float:
+        """Of the heads, those whose states are stored."""
+        return self.view.split_heads / self.view.problem.batch_heads if self.view.remainder else 1.0
 
     @property
     def segments(self) -> int:
@@ -85,20 +98,20 @@ class _Sizes:
     def starting_bytes(self) -> float:
         """States that the programs of the main kernel read to start from, and those that the caller gave or wants."""
         given = self.state_bytes * ((self.view.state_in is not None) + (self.view.state_out is not None))
-        if self.view.algorithm == "split":
-            return given + self.state_bytes * self.segments * (self.segments - 1) / 2
+        if self.view.algorithm in ("split", "remainder"):
+            return given + self.split_share * self.state_bytes * self.segments * (self.segments - 1) / 2
         return given + self.state_bytes * self.segments * (self.view.algorithm == "chunk_parallel")
 
     def inputs_again(self, width: int) -> float:
         """Device traffic saved because the states kernel has left these columns in the L2."""
         read = self.column_bytes * width
-        return read - self.uncached(read) if self.view.segmented else 0.0
+        return self.split_share * (read - self.uncached(read)) if self.view.segmented else 0.0
 
 
 def _states(view: StepView, sizes: _Sizes) -> Work:
     """Reads y and z of all segments but one, writes a state each."""
-    share = (sizes.segments - 1) / sizes.segments
-    written = sizes.state_bytes * (sizes.segments - 1)
+    share = sizes.split_share * (sizes.segments - 1) / sizes.segments
+    written = sizes.split_share * sizes.state_bytes * (sizes.segments - 1)
     width = view.block_d * len(view.tiles)
     rows, columns = (view.block_e, width) if view.transposed else (width, view.block_e)
     return Work(
@@ -121,7 +134,7 @@ def _stream(view: StepView, sizes: _Sizes) -> Work:
     return Work(
         dram_bytes=once - saved + _MISSED_REREADS * again + sizes.uncached(sizes.starting_bytes),
         l2_bytes=once + again + sizes.starting_bytes,
-        steps=sizes.chunks_a_segment,
+        steps=sizes.chunks_a_program,
         products=((n, n, d), *out),
         elements=n * n + n * e + d * e + _lifted(view, n * d),
         staged_bytes=0 if view.transposed else d * e * view.problem.dtype_bytes,
@@ -141,7 +154,7 @@ def _fused(view: StepView, sizes: _Sizes) -> Work:
     return Work(
         dram_bytes=moved - saved + sizes.uncached(sizes.starting_bytes),
         l2_bytes=moved + sizes.starting_bytes,
-        steps=sizes.chunks_a_segment,
+        steps=sizes.chunks_a_program,
         products=transposed if view.transposed else plain,
         elements=2 * n * n + n * (d + e) + d * e + _lifted(view, n * (d + e)),
         staged_bytes=staged,

@@ -92,6 +92,21 @@ def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, pl
     assert all(kernel.registers > 0 for kernel in built.kernels)
 
 
+def test_heads_that_are_left_over_by_a_wave_are_split(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    """Of 11 heads in two slices each, 8 fill 16 programs; the other 3 are cut in two: 4 segments of them would be 24."""
+    problem = problem_of("bwd", batch=1, num_heads=11, seqlen=1000, head_dim_k=64, head_dim_v=96)
+    whole, left, slices = 8, 3, 2
+    stream = plan_of("dq", algorithm="remainder", BLOCK_E=32, BLOCK_N=32, PROGRAMS=16)
+    fused = plan_of("dkdv", algorithm="remainder", BLOCK_N=64, PROGRAMS=8)
+    built = build(problem, Plan((*stream.steps, *fused.steps)), H200)
+    assert [(kernel.name, kernel.programs) for kernel in built.kernels] == [
+        ("dq_states_kernel", left * slices),
+        ("dq_kernel", (whole + left * 2) * slices),
+        ("dkdv_states_kernel", left),
+        ("dkdv_kernel", whole + left * 2),
+    ]
+
+
 def test_too_much_shared_memory_is_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     built = build(problem_of(), plan_of("o", BLOCK_N=128, BLOCK_E=128, num_warps=8, num_stages=4), H200)
     assert built.shared_bytes > H200.shared_per_block_bytes

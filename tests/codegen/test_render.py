@@ -22,9 +22,9 @@ from latune.plan import FORMS, KERNELS, Plan
 from latune.problem import Problem
 
 LINE_LENGTH = 128
-LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments"}
+LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments", "whole_heads"}
 
-ALGORITHMS = ("sequential", "split", "chunk_parallel")
+ALGORITHMS = ("sequential", "split", "remainder", "chunk_parallel")
 # state_layout and branched; the plain layout has no such choice.
 LAYOUTS = (("plain", None), *itertools.product(("transposed",), ("none", "scores", "all")))
 LOADS = ("pointer", "tma")
@@ -120,7 +120,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == 3 * 4 * 2 * 4 * 3 * 4 * 5
+    assert len(set(texts)) == 4 * 4 * 2 * 4 * 3 * 4 * 5
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_parameter_says_what_it_is(name: str) -> None:
     assert parameters["BLOCK_N"] in ordinal and parameters["num_stages"] in ordinal
     assert parameters["state_layout"] not in ordinal and parameters["algorithm"] not in ordinal
     assert parameters["BLOCK_N"].values == (16, 32, 64, 128)
-    assert str(parameters["PROGRAMS"].when) == "algorithm == 'split'"
+    assert str(parameters["PROGRAMS"].when) == "algorithm == 'split' or algorithm == 'remainder'"
 
 
 def stream_cases() -> Iterator[tuple[Problem, Gpu, Kernel]]:
@@ -160,7 +160,7 @@ def test_absent_parameters_are_absent() -> None:
     assert not any({"decay_mode", "decayed"} & config.values().keys() for config in by_decay["none"])
     for config in by_decay["constant"]:
         values = config.values()
-        assert ("PROGRAMS" in values) == (config.algorithm == "split")
+        assert ("PROGRAMS" in values) == (config.algorithm in ("split", "remainder"))
         assert ("decayed" in values) == (values["decay_mode"] != "factored")
 
 
@@ -220,6 +220,16 @@ INFEASIBLE = [
     ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
     ({"algorithm": "split", "PROGRAMS": 512}, {"num_heads": 1, "seqlen": 131072}, L4, "eight programs an SM"),
     ({"algorithm": "split"}, {"batch": 64}, H200, "four programs"),
+    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {}, H200, "split with another name"),
+    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {"batch": 8}, H200, "no head left over"),
+    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {"batch": 7}, H200, "no head left over"),
+    ({"algorithm": "remainder", "PROGRAMS": 96, "BLOCK_E": 128, "num_warps": 8}, {"batch": 5}, H200, "on every SM"),
+    (
+        {"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8},
+        {"num_heads": 33, "seqlen": 512},
+        H200,
+        "little to walk",
+    ),
     ({"algorithm": "chunk_parallel"}, {"seqlen": 131072}, L4, "eighth of the GPU's memory"),
     ({"algorithm": "chunk_parallel", "num_stages": 3}, {}, H200, "nothing to fetch ahead"),
     ({"BLOCK_N": 48}, {}, H200, "BLOCK_N must be one of 16, 32, 64, 128, got 48"),

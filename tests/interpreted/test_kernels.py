@@ -36,7 +36,7 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "states": ((False, False), (True, False), (False, True), (True, True)),
     # Moderate and none; l^C underflows; slow and beyond the bound of a factored decay.
     "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
-    "algorithm": ("sequential", "split", "chunk_parallel"),
+    "algorithm": ("sequential", "split", "remainder", "chunk_parallel"),
     # Programs for the segments of a head, if it is split: with none it is one segment all the same.
     "segments": (0, 3),
     "layout": ("plain", "transposed"),
@@ -44,7 +44,7 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "loads": ("pointer", "tma"),
     "block_n": (16, 32),
     "tiles": (1, 2, 4),
-    "heads": ((1, 2), (2, 1)),
+    "heads": ((1, 2), (2, 2)),
     "dtype": ("fp32", "fp16"),
 }
 
@@ -99,6 +99,9 @@ class Case:
             constexprs |= {"BLOCK_D": max(16, tile_width(key_width) // self.tiles), "BLOCK_E": self.widths[2]}
             programs *= -(-width // self.widths[2])
         constexprs |= {"PROGRAMS": self.segments * programs + 1} if self.algorithm == "split" else {}
+        # Of four heads one is left over, in three segments; or none.
+        at_a_time = (self.segments or 2) * (programs // problem.batch_heads)
+        constexprs |= {"PROGRAMS": at_a_time} if self.algorithm == "remainder" else {}
         return Config.of(self.algorithm, choices=choices, constexprs=constexprs)
 
     def __str__(self) -> str:

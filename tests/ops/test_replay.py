@@ -28,7 +28,9 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
         fused = KERNELS[name].space == "dkdv"
         choices = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": loads}
         constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "PROGRAMS": 24}
-        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | (set() if algorithm == "split" and not fused else {"PROGRAMS"})
+        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | (
+            set() if algorithm in ("split", "remainder") and not fused else {"PROGRAMS"}
+        )
         config = Config.of(
             "sequential" if fused else algorithm,
             choices=choices,
@@ -45,6 +47,7 @@ PLANS = {
     "pointer": (plan("o"), plan("dq", "dkdv")),
     "tma": (plan("o", loads="tma"), plan("dq", "dk", "dv", loads="tma")),
     "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
+    "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
 }
 
 

@@ -67,7 +67,7 @@ def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
 
 def _kernels(view: StepView) -> list[KernelBuild]:
     config, problem = view.step.config, view.problem
-    if view.algorithm == "split":
+    if view.algorithm in ("split", "remainder"):
         segments = view.segments
     else:
         segments = -(-problem.seqlen // view.block_n) if view.algorithm == "chunk_parallel" else 1
@@ -75,15 +75,16 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
     programs = problem.batch_heads * view.num_splits
+    cut = view.split_heads * view.num_splits if view.algorithm == "remainder" else programs
     main = kernel(
         f"{view.name}_kernel",
         shared_bytes=shared,
         num_warps=config.num_warps,
         registers=min(255, 64 * 1024 // (32 * config.num_warps)),
-        programs=programs * segments,
+        programs=programs + cut * (segments - 1),
         binary_sha256=f"{view.name} {config.digest}",
     )
-    states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=programs * max(segments - 1, 1))
+    states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=cut * max(segments - 1, 1))
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
     return [*([states] if view.segmented else []), *([scan] if view.algorithm == "chunk_parallel" else []), main]
 

@@ -114,6 +114,15 @@ def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -
     assert best_ms(many) < best_ms(many, algorithm="chunk_parallel")
 
 
+def test_heads_left_over_by_a_wave_gain_from_segments(fake_builds: ModuleType) -> None:
+    def ms(batch: int, **changes: object) -> float:
+        here, plan = problem(batch, 32, 8192, 128), fake_builds.one("o", fake_builds.config("transposed", **changes))
+        return predict(here, plan, H200, fake_builds.build(here, plan, H200)).total_ms
+
+    assert ms(5, algorithm="remainder", programs=128) < 0.9 * ms(5)
+    assert ms(6, algorithm="remainder", programs=128) < ms(6)
+
+
 def test_waves_are_counted(fake_builds: ModuleType) -> None:
     def waves(programs: int) -> int:
         kernel = fake_builds.kernel("o_kernel", programs=programs, shared_bytes=200_000)
