@@ -37,7 +37,7 @@ class Space:
         name: the kernels it serves, ``Kernel.space``.
         path: the file it came from.
         defaults: for each parameter its default, or the expression that gives it.
-        starts: values that have won somewhere, for a search to try early; a config near them may be feasible, or none.
+        starts: values that have won somewhere, or should, to be tried early; a config near them may be feasible, or none.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Space:
             raise SpaceError(f"{self.path}: default: not feasible for {case}: {why}; mend the default ({config})")
         raise SpaceError(f"{self.path}: no config serves {case}: {why}; choose a plan without {kernel.name!r}")
 
-    def proven(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> list[Config]:
+    def feasible_starts(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> list[Config]:
         """Those of ``starts`` that are feasible as they stand; what one leaves out is as in the default."""
         names = self._case(problem, gpu, kernel)
         configs = [self._config(self._completed(start, names)) for start in self.starts]

@@ -76,16 +76,17 @@ class Composer:
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
     def variants(self, plan: Plan) -> list[Plan]:
-        """The plan with one of its kernels changed: to what has won somewhere, or to segments that fill the GPU twice over.
+        """The plan with one of its kernels changed: to a start of its space, or to segments that fill the GPU twice over.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win.
         """
         changed: list[Plan] = []
         for name, own in ((step.kernel, step.config) for step in plan.steps):
             if self._ranked_as(name) == name:
-                proven = self.space(name).proven(self.problem, self.gpu, KERNELS[name])
+                configs = self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name])
                 filling = self._filling(name, own, waves=2)
-                configs = [*proven, filling] if self._feasible(name, filling) else proven
+                if self._feasible(name, filling):
+                    configs.append(filling)
                 changed += [self._changed(plan, name, config) for config in configs]
         return [other for other in dict.fromkeys(changed) if other != plan]
 

@@ -66,6 +66,15 @@ def test_a_preset_is_timed_after_the_shapes_named(bench_on_the_cpu, own_cache, m
     assert [(case["num_heads"], case["seqlen"]) for case in document["cases"]] == [(2, 32), (1, 48)]
 
 
+def test_peers_choose_their_configs_anew_for_each_shape(bench_on_the_cpu, own_cache, monkeypatch):
+    seen = []
+    contest = command.contest
+    monkeypatch.setattr(command, "forget_choices", lambda: seen.append("forgotten"))
+    monkeypatch.setattr(command, "contest", lambda problem, *args: seen.append(problem.seqlen) or contest(problem, *args))
+    assert bench_on_the_cpu("bench", "--shape", "1,2,32,16", "--shape", "1,2,16,16").exit_code == 0
+    assert seen == ["forgotten", 32, 32, "forgotten", 16, 16]
+
+
 def test_json_goes_to_stdout_or_to_a_file_beside_the_tables(bench_on_the_cpu, own_cache, tmp_path):
     shapes = ("--shape", "1,2,64,16", "--shape", "1,2,32,16", "--dtype", "fp32")
     alone = bench_on_the_cpu("bench", *shapes, "--json", "-")

@@ -174,16 +174,16 @@ def test_make_drops_what_does_not_apply_and_asks_for_what_does() -> None:
         space.make(changed(default, algorithm="split"), problem, H200, kernel)
 
 
-def test_what_is_proven_is_feasible_and_takes_the_rest_from_the_default() -> None:
+def test_feasible_starts_take_what_they_leave_out_from_the_default() -> None:
     kernel, problem = KERNELS["o"], problem_for(KERNELS["o"])
     starts = ({"BLOCK_N": 64}, {"BLOCK_N": 128}, {"algorithm": "split", "BLOCK_N": 32}, {"BLOCK_N": 16})
     space = replace(SPACES["stream"], starts=starts)
     default = space.default(problem, H200, kernel)
-    assert space.proven(problem, H200, kernel) == [space.make(changed(default, BLOCK_N=64), problem, H200, kernel)]
+    assert space.feasible_starts(problem, H200, kernel) == [space.make(changed(default, BLOCK_N=64), problem, H200, kernel)]
     few = problem_for(kernel, batch=1)
     split = changed(default, algorithm="split", BLOCK_N=32, PROGRAMS=128)
-    assert space.make(split, few, H200, kernel) in space.proven(few, H200, kernel)
-    assert SPACES["stream"].proven(problem, H200, kernel)
+    assert space.make(split, few, H200, kernel) in space.feasible_starts(few, H200, kernel)
+    assert SPACES["stream"].feasible_starts(problem, H200, kernel)
 
 
 _WIDE = {"state_layout": "transposed", "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}

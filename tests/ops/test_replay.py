@@ -27,7 +27,8 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
     def step(name: str) -> Step:
         fused = KERNELS[name].space == "dkdv"
         choices = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": loads}
-        constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "PROGRAMS": 24}
+        # Of six heads in two slices remainder walks four whole, and two in two segments.
+        constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "PROGRAMS": 8 if algorithm == "remainder" else 24}
         dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | (
             set() if algorithm in ("split", "remainder") and not fused else {"PROGRAMS"}
         )

@@ -19,8 +19,8 @@ _MARGIN_INCHES = 0.5
 # Room for a figure at the end of the longest bar.
 _ROOM = 1.45
 _LEAST_END = 2.0
-# A panel is too narrow for more figures below it than these, by how far it reaches.
-_MARKS, _FEWER_MARKS, _FAR = (1, 2, 5), (1, 3), 100
+# From where on a panel is too narrow for many figures below it.
+_FAR = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,10 @@ def draw_bars(groups: Sequence[Group], title: str) -> Figure:
     height = _MARGIN_INCHES + rows * (_MARGIN_INCHES + _BAR_INCHES * len(groups[0].bars))
     figure = Figure(figsize=(_NAME_INCHES + _PANEL_INCHES * columns, height), layout="constrained")
     limits = _limits(groups)
-    marks = _MARKS if limits[1] < _FAR * limits[0] else _FEWER_MARKS
+    sparse = limits[1] >= _FAR * limits[0]
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, group in zip(panels, groups, strict=False):
-        _draw_group(axes, group, marks)
+        _draw_group(axes, group, sparse=sparse)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     panels[0].set_xlim(*limits)
@@ -69,8 +69,8 @@ def _limits(groups: Sequence[Group]) -> tuple[float, float]:
     return min([1.0, *(value / _ROOM for value in values if value < 1)]), _ROOM * max([_LEAST_END, *values])
 
 
-def _draw_group(axes: Axes, group: Group, marks: Sequence[int]) -> None:
-    log_axis(axes, axes.xaxis, marks)
+def _draw_group(axes: Axes, group: Group, *, sparse: bool) -> None:
+    log_axis(axes, axes.xaxis, sparse=sparse)
     axes.set_title(group.name, fontsize=10)
     axes.axvline(1, color=INK, linewidth=1)
     axes.grid(axis="x")

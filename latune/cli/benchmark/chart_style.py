@@ -56,10 +56,10 @@ def style() -> Iterator[None]:
         yield
 
 
-def log_axis(axes: Axes, axis: Axis, marks: Sequence[int] = (1, 2, 5)) -> None:
-    """Decades times these marks, written as plain numbers."""
+def log_axis(axes: Axes, axis: Axis, *, sparse: bool = False) -> None:
+    """Decades, twice and five times them (sparse: three times them), written as plain numbers."""
     (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(subs=marks, numticks=20))
+    axis.set_major_locator(LogLocator(subs=(1, 3) if sparse else (1, 2, 5), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -63,11 +63,15 @@ def forget_choices() -> None:
     """
     for module in list(sys.modules.values()):
         for value in list(getattr(module, "__dict__", {}).values()):
-            kernel = value
-            while issubclass(type(kernel), KernelInterface):
-                if issubclass(type(kernel), Autotuner):
-                    kernel.cache.clear()
-                kernel = getattr(kernel, "fn", None)
+            _forget_choices_of(value)
+
+
+def _forget_choices_of(kernel: object) -> None:
+    """Of a kernel and those that it wraps; anything else has none. By type: a value's own ``__class__`` may load something."""
+    if issubclass(type(kernel), Autotuner):
+        kernel.cache.clear()
+    if issubclass(type(kernel), KernelInterface):
+        _forget_choices_of(getattr(kernel, "fn", None))
 
 
 def _log_decay(case: Case) -> Tensor | None:
