@@ -43,6 +43,10 @@ class Bucket:
         fields = self.to_json()
         return Problem(batch=1, num_heads=fields.pop("batch_heads"), **fields)
 
+    def smallest_problem(self) -> Problem:
+        """Of the problems that the bucket serves, the one (of a single batch) with the fewest heads and rows."""
+        return replace(self.problem(), num_heads=_fewest(self.batch_heads), seqlen=math.ceil(self.seqlen / math.sqrt(2)))
+
     def __str__(self) -> str:
         flags = [name for name in ("has_initial_state", "needs_final_state", "varlen") if getattr(self, name)]
         dims = f"bh{self.batch_heads} n{self.seqlen} d{self.head_dim_k} e{self.head_dim_v}"
@@ -149,7 +153,18 @@ def half_octave_above(value: int) -> int:
     since GPUs have that many more SMs than a power of two (132 -> 128).
     """
     power = 1 << (value.bit_length() - 1)
-    return next(step for step in (power, power + power // 2, 2 * power) if 32 * value <= 33 * step)
+    return next(step for step in (power, power + power // 2, 2 * power) if value <= _most(step))
+
+
+def _most(step: int) -> int:
+    """The most heads that a half octave holds."""
+    return 33 * step // 32
+
+
+def _fewest(step: int) -> int:
+    """One more than the half octave below holds."""
+    is_power = step & (step - 1) == 0
+    return _most(3 * step // 4 if is_power else 2 * step // 3) + 1
 
 
 def next_power_of_two(value: int) -> int:

@@ -91,6 +91,16 @@ def test_half_octave_above(value: int, step: int) -> None:
     assert half_octave_above(value) == step
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8, 64, 96, 128, 192, 512])
+@pytest.mark.parametrize("seqlen", [1, 2, 1024, 8192, 131072])
+def test_the_smallest_problem_of_a_bucket_is_just_inside(step: int, seqlen: int) -> None:
+    bucket = problem(batch=1, num_heads=step, seqlen=seqlen).bucket()
+    smallest = bucket.smallest_problem()
+    assert smallest.bucket() == bucket
+    assert smallest.num_heads == 1 or dataclasses.replace(smallest, num_heads=smallest.num_heads - 1).bucket() != bucket
+    assert smallest.seqlen == 1 or dataclasses.replace(smallest, seqlen=smallest.seqlen - 1).bucket() != bucket
+
+
 @pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
 def test_next_power_of_two(value: int, power: int) -> None:
     assert next_power_of_two(value) == power

@@ -64,6 +64,9 @@ class Evaluator(Protocol):
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
         """As ``race``, at less cost: for plans that have proved sound and fast elsewhere."""
 
+    def at(self, problem: Problem) -> Evaluator:
+        """The same judge of another problem."""
+
     def resources(self, plan: Plan) -> tuple[Resources, ...]:
         """What each kernel of a plan that is ok takes."""
 
@@ -144,6 +147,9 @@ class StaticEvaluator(_Built):
 
     race_here = race
 
+    def at(self, problem: Problem) -> StaticEvaluator:
+        return StaticEvaluator(problem, self.gpu, self._builder)
+
 
 class MeasuredEvaluator(_Built):
     """Compiles plans on the CPU, then has the worker verify and time them on its GPU."""
@@ -191,6 +197,9 @@ class MeasuredEvaluator(_Built):
             raced = [self(plan) for plan, _ in candidates]
         results.update(zip((plan for plan, _ in candidates), raced, strict=True))
         return [results[plan] for plan in plans]
+
+    def at(self, problem: Problem) -> MeasuredEvaluator:
+        return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker)
 
     def _race(self, candidates: Sequence[tuple[Plan, Source]]) -> list[Measurement]:
         runs = []

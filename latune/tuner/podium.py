@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from latune.cache.entry import Entry, utc_now
 from latune.codegen.render import plan_sha256
@@ -21,29 +21,43 @@ _TIE = 1.01
 _ALTERNATES = 3
 
 
-def podium(raced: Raced, evaluate: Evaluator) -> list[tuple[Plan, Measurement]]:
-    """The plans that passed, fastest first; among those within a tie of the fastest the canonical one is moved to the top."""
-    ranked = sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
-    tied = [pair for pair in ranked if _median_ms(pair) <= _TIE * _median_ms(ranked[0])]
+def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
+    """The plans that passed, fastest first."""
+    return sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
+
+
+def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Plan, Measurement]]:
+    """As ``ranked``, with the winner moved to the top: of the plans within a tie of the fastest, the one that serves best.
+
+    A bucket's plan serves its smaller problems too, and where those leave SMs idle plans differ that tie on this one: they
+    are raced once more, on the bucket's smallest problem. Among those that tie there, too, the canonical one wins.
+    """
+    order = ranked(raced)
+    tied = _within_a_tie(order)
+    if len(tied) > 1:
+        plans = [plan for plan, _ in tied]
+        again = evaluate.at(problem.bucket().smallest_problem()).race_here(plans)
+        serving = {plan for plan, _ in _within_a_tie(ranked(zip(plans, again, strict=True)))}
+        tied = [pair for pair in tied if pair[0] in serving] or tied
     winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate), default=None)
-    return [*([winner] if winner else []), *(pair for pair in ranked if pair is not winner)]
+    return [*([winner] if winner else []), *(pair for pair in order if pair is not winner)]
 
 
-def entry_of(problem: Problem, ranked: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:
-    """The cache's entry for what came out of ``podium``.
+def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:
+    """The cache's entry for the winner, the next best its alternates.
 
     Args:
-        ranked: the winner first; at least one plan.
+        best: what came out of ``podium``; at least one plan.
         evidence: None: the evaluator's.
     """
-    plan, measurement = ranked[0]
+    plan, measurement = best[0]
     return Entry(
         bucket=problem.bucket(),
         batch=problem.batch,
         num_heads=problem.num_heads,
         seqlen=problem.seqlen,
         plan=plan,
-        alternates=tuple(other for other, _ in ranked[1 : 1 + _ALTERNATES]),
+        alternates=tuple(other for other, _ in best[1 : 1 + _ALTERNATES]),
         measurement=measurement,
         evidence=evidence or evaluate.evidence,
         resources=evaluate.resources(plan),
@@ -65,6 +79,10 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
     versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, templates_sha256()[:8]]
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))
+
+
+def _within_a_tie(order: Sequence[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
+    return [pair for pair in order if _median_ms(pair) <= _TIE * _median_ms(order[0])]
 
 
 def _median_ms(pair: tuple[Plan, Measurement]) -> float:

@@ -13,7 +13,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.podium import Raced, entry_of, podium
+from latune.tuner.podium import Raced, entry_of, podium, ranked
 from latune.tuner.tune import Tuned
 
 TRANSFERRED = "transferred"
@@ -36,7 +36,7 @@ def transfer_problem(
     """
     composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
     first = _race(composer.fit(starts), evaluate)
-    best = [plan for plan, _ in podium(first, evaluate)[:_KEPT]]
+    best = [plan for plan, _ in ranked(first)[:_KEPT]]
     if not best:
         last = next((measurement.detail for _, measurement in first if measurement.detail), "")
         raise LatuneError(f"none of {len(first)} plans of its neighbours passed; {last}; search it: tune without --transfer")
@@ -44,9 +44,9 @@ def transfer_problem(
     new = [plan for plan in composer.variants(best[0]) if plan not in known]
     raced = _race([*best, *new], evaluate) if new else first
     # What passed the first time may fall the second: then the first race is all there is.
-    ranked = podium(raced, evaluate) or podium(first, evaluate)
+    placed = podium(problem, raced, evaluate) or podium(problem, first, evaluate)
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
-    entry = entry_of(problem, ranked[: 1 + _ALTERNATES], evaluate, seed=seed, evidence=evidence)
+    entry = entry_of(problem, placed[: 1 + _ALTERNATES], evaluate, seed=seed, evidence=evidence)
     return Tuned(entry=entry, searches={}, finalists=raced)
 
 

@@ -120,10 +120,10 @@ def tune_problem(
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
     plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
     raced = tuple(zip(plans, evaluate.race(plans), strict=True))
-    ranked = podium(raced, evaluate)
-    if not ranked:
+    placed = podium(problem, raced, evaluate)
+    if not placed:
         raise LatuneError(_nothing_passed(raced, searches))
-    return Tuned(entry=entry_of(problem, ranked, evaluate, seed=settings.seed), searches=searches, finalists=raced)
+    return Tuned(entry=entry_of(problem, placed, evaluate, seed=settings.seed), searches=searches, finalists=raced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

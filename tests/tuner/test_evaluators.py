@@ -51,6 +51,7 @@ class FakeWorker:
     restarts: int = 0
     races: int = 0
     race_fails: tuple[Plan, ...] = ()
+    raced: list[Problem] = field(default_factory=list)
 
     def device(self) -> DeviceReport:
         versions = (("torch", "2"), ("triton", "3"), ("cuda", "13"), ("driver", "600"))
@@ -63,6 +64,7 @@ class FakeWorker:
 
     def race(self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int) -> list[Measurement]:
         self.races += 1
+        self.raced.append(problem)
         fails = self.race_fails if self.races == 2 else ()
         return [
             Measurement(outcome="wrong_result") if plan in fails else ok(self.races + plan.steps[0].config.num_warps, rounds)
@@ -183,3 +185,11 @@ def test_evaluators_say_what_an_entry_needs(builds: Builds, plans: list[Plan]) -
         (resources,) = evaluate.resources(plans[0])
         assert (resources.name, resources.num_warps) == ("o_kernel", 4)
     assert static.toolchain["protocol"] != measured.toolchain["protocol"]
+
+
+def test_the_judge_of_another_problem_shares_builder_and_worker(builds: Builds, plans: list[Plan]) -> None:
+    longer, worker = replace(PROBLEM, seqlen=2 * PROBLEM.seqlen), FakeWorker()
+    static = StaticEvaluator(PROBLEM, GPU, builds)
+    assert static.at(longer)(plans[0]).median_ms > static(plans[0]).median_ms
+    MeasuredEvaluator(PROBLEM, GPU, builds, worker).at(longer).race_here(plans)
+    assert worker.raced == [longer]

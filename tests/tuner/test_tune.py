@@ -73,6 +73,12 @@ class Landscape:
         self.raced += plans
         return [self.judge(plan) for plan in plans]
 
+    def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
+        return [self.judge(plan) for plan in plans]
+
+    def at(self, problem: Problem) -> Landscape:
+        return self
+
     def resources(self, plan: Plan) -> tuple[Resources, ...]:
         return tuple(
             Resources(
