@@ -10,11 +10,11 @@ import click
 import torch
 from click.core import ParameterSource
 
+from latune.cli.benchmark.autotuning import compiling_together, forget_choices
 from latune.cli.benchmark.case import make_case
 from latune.cli.benchmark.contest import contest
-from latune.cli.benchmark.operators import forget_choices
 from latune.cli.benchmark.plots import plotter
-from latune.cli.benchmark.records import Document, read_records, to_records
+from latune.cli.benchmark.records import Document, read_all_records, to_records
 from latune.cli.benchmark.report import Report, to_document
 from latune.cli.benchmark.stopwatch import Stopwatch
 from latune.cli.benchmark.summary import summarise
@@ -61,10 +61,12 @@ _STDOUT = Path("-")
 )
 @click.option(
     "--from",
-    "source",
+    "sources",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Time nothing: sum up, and with --plots draw, what an earlier run wrote with --json.",
+    multiple=True,
+    help="Time nothing: sum up, and with --plots draw, what an earlier run wrote with --json. Repeatable, for runs of "
+    "different shapes on GPUs of one kind.",
 )
 @click.pass_context
 def bench(
@@ -76,7 +78,7 @@ def bench(
     decay: str,
     json_path: Path | None,
     folder: Path | None,
-    source: Path | None,
+    sources: Sequence[Path],
 ) -> None:
     """Times latune, PyTorch and installed peers (fla, mlstm_kernels, lightning_attn) on this machine's GPU.
 
@@ -91,14 +93,14 @@ def bench(
     At the end stands, for each direction, how far latune is ahead of the fastest peer over all shapes: the geometric mean
     and the worst.
     """
-    if source is not None:
+    if sources:
         _check_alone(ctx)
     chosen = chosen_shapes(shapes, preset) or [parse_shape(EXAMPLE)]
     plot = None if folder is None else plotter(folder)
-    if source is None:
-        records = _run(problems_of(chosen, direction=direction, dtype=dtype, decay=decay), json_path)
+    if sources:
+        records = read_all_records(sources)
     else:
-        records = read_records(source)
+        records = _run(problems_of(chosen, direction=direction, dtype=dtype, decay=decay), json_path)
     if json_path != _STDOUT:
         print_summary(summarise(records))
     if plot is not None:
@@ -107,7 +109,7 @@ def bench(
 
 def _check_alone(ctx: click.Context) -> None:
     """``--from`` times nothing: what says how to would be ignored."""
-    given = [param.opts[0] for param in ctx.command.params if _is_given(ctx, param) and param.name not in ("source", "folder")]
+    given = [param.opts[0] for param in ctx.command.params if _is_given(ctx, param) and param.name not in ("sources", "folder")]
     if given:
         raise click.UsageError(f"--from times nothing: expected --plots alone beside it, got {', '.join(given)}; leave out one")
 
@@ -154,6 +156,7 @@ def _reports_of_a_shape(problems: Sequence[Problem], gpu: Gpu, stopwatch: Stopwa
     forget_choices()
     for problem in problems:
         say(f"timing {problem}")
-        results = contest(problem, case, stopwatch)
+        with compiling_together():
+            results = contest(problem, case, stopwatch)
         roof = roof_ms(problem.compulsory_bytes, stopwatch.copy_gbps)
         yield Report(problem=problem, roof_ms=roof, served=resolve(problem, gpu).why, results=results)

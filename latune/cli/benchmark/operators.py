@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
 
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-from triton import KernelInterface
-from triton.runtime import Autotuner
 
 from latune.cli.benchmark.case import Case
 from latune.ops import reference
@@ -54,24 +51,6 @@ def _simple_gla() -> ModuleType:
     from fla.ops import simple_gla
 
     return simple_gla
-
-
-def forget_choices() -> None:
-    """Has every kernel that Triton's autotuner serves choose its config anew.
-
-    Few of their keys hold batch, heads or length, so that the first shape of a process would choose for all that follow.
-    """
-    for module in list(sys.modules.values()):
-        for value in list(getattr(module, "__dict__", {}).values()):
-            _forget_choices_of(value)
-
-
-def _forget_choices_of(kernel: object) -> None:
-    """Of a kernel and those that it wraps; anything else has none. By type: a value's own ``__class__`` may load something."""
-    if issubclass(type(kernel), Autotuner):
-        kernel.cache.clear()
-    if issubclass(type(kernel), KernelInterface):
-        _forget_choices_of(getattr(kernel, "fn", None))
 
 
 def _log_decay(case: Case) -> Tensor | None:

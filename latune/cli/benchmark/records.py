@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -100,6 +100,29 @@ class Document(_Record):
 
 def to_records(document: Mapping[str, object]) -> Document:
     return Document.model_validate(document)
+
+
+def read_all_records(paths: Sequence[Path]) -> Document:
+    """What earlier runs wrote as one document: runs of different shapes, at least one, on GPUs of one kind.
+
+    Raises:
+        LatuneError: one cannot be read or is no such document, or they do not belong together.
+    """
+    documents = [read_records(path) for path in paths]
+    seen: dict[str, Path] = {}
+    for path, document in zip(paths, documents, strict=True):
+        if document.gpu != documents[0].gpu:
+            raise LatuneError(
+                f"expected runs on one kind of GPU, got {documents[0].gpu.title} in {paths[0]} and {document.gpu.title} in "
+                f"{path}: sum them up one by one"
+            )
+        for case in document.cases:
+            if case.problem in seen:
+                raise LatuneError(
+                    f"expected each shape in one run, got {case.problem} in {seen[case.problem]} and in {path}: leave out one"
+                )
+        seen.update(dict.fromkeys((case.problem for case in document.cases), path))
+    return Document(gpu=documents[0].gpu, cases=tuple(case for document in documents for case in document.cases))
 
 
 def read_records(path: Path) -> Document:

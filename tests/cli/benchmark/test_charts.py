@@ -136,6 +136,26 @@ def test_an_earlier_run_is_summed_up_and_redrawn_without_a_gpu(run, file, tmp_pa
     assert "geometric mean" in run("bench", "--from", str(file)).stdout
 
 
+def test_runs_on_several_gpus_are_summed_up_as_one(run, tmp_path):
+    files = []
+    for index, case in enumerate(DOCUMENT["cases"]):
+        files.append(tmp_path / f"{index}.json")
+        files[-1].write_text(json.dumps({**DOCUMENT, "cases": [case]}), encoding="utf-8")
+    (tmp_path / "whole.json").write_text(json.dumps(DOCUMENT), encoding="utf-8")
+    together = run("bench", *(option for file in files for option in ("--from", str(file))))
+    assert together.exit_code == 0
+    assert together.stdout == run("bench", "--from", str(tmp_path / "whole.json")).stdout
+
+
+def test_runs_of_one_shape_or_of_two_kinds_of_gpu_do_not_belong_together(run, file, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**DOCUMENT, "gpu": {"title": "Another GPU"}}), encoding="utf-8")
+    result = run("bench", "--from", str(file), "--from", str(file))
+    assert result.exit_code == 1 and "expected each shape in one run" in result.stderr
+    result = run("bench", "--from", str(file), "--from", str(other))
+    assert result.exit_code == 1 and "Another GPU" in result.stderr
+
+
 def test_a_folder_that_cannot_be_made_is_known_before_anything_is_timed(run, file):
     pytest.importorskip("matplotlib")
     result = run("bench", "--plots", str(file / "plots"))

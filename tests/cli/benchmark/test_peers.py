@@ -9,8 +9,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 from torch.nn.functional import logsigmoid
 
 from latune.cli.benchmark import operators
@@ -79,22 +77,6 @@ def test_fla_chooses_its_configs_anew(packages, monkeypatch, name):
     packages("fla.ops.simple_gla", chunk_simple_gla=_chunk_simple_gla, fused_chunk_simple_gla=_chunk_simple_gla)
     _peer(name).load(make_case(PROBLEM, CPU))
     assert os.environ["FLA_CACHE_RESULTS"] == "0"
-
-
-def test_autotuned_kernels_choose_anew_wherever_they_are(packages):
-    config = triton.Config({"BLOCK": 16})
-    plain = triton.jit(_kernel)
-    tuned = triton.autotune([config], key=[])(plain)
-    wrapped = triton.heuristics({"EVEN": lambda _: True})(triton.autotune([config], key=["n"])(plain))
-    for kernel in (tuned, wrapped.fn):
-        kernel.cache[()] = config
-    packages("peer.kernels", plain=plain, tuned=tuned, wrapped=wrapped)
-    operators.forget_choices()
-    assert tuned.cache == wrapped.fn.cache == {}
-
-
-def _kernel(n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    pass
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
