@@ -114,11 +114,12 @@ def _arguments(function: Callable[..., object], problem: Problem) -> dict[str, o
         "initial_state": state,
         "dfinal_state": state,
         "slopes": (problem.num_heads,),
+        "segment_states": (math.prod(heads), 1, keys * values),
     }
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return {name: _meta(tensor[name], name, problem) if name in tensor else 1.0 for name in names}
 
 
 def _meta(shape: tuple[int, ...], name: str, problem: Problem) -> torch.Tensor:
-    state = name.endswith("state") or name == "slopes"
-    return torch.empty(shape, dtype=torch.float32 if state else TORCH_DTYPES[problem.dtype], device="meta")
+    is_fp32 = name.endswith(("state", "states")) or name == "slopes"
+    return torch.empty(shape, dtype=torch.float32 if is_fp32 else TORCH_DTYPES[problem.dtype], device="meta")

@@ -18,6 +18,7 @@ _ARGUMENT_DOCS = {
     "do": "[B, H, N, {e}], gradient of o.",
     "initial_state": "[B, H, {d}, {e}], fp32, contiguous.",
     "dfinal_state": "[B, H, {d}, {e}], fp32, contiguous: gradient of the final state.",
+    "segment_states": "fp32, as forward returned it with o.",
 }
 
 
@@ -62,7 +63,7 @@ class ModuleView:
     @property
     def summary(self) -> str:
         kept = "exp(-slope) " if self.has_decay else ""
-        return f"Computes {', '.join(self.returns)} of o_t = scale * q_t^T S_t, S_t = {kept}S_(t-1) + k_t v_t^T."
+        return f"Computes {', '.join(self.computed)} of o_t = scale * q_t^T S_t, S_t = {kept}S_(t-1) + k_t v_t^T."
 
     @property
     def inputs(self) -> list[str]:
@@ -70,8 +71,8 @@ class ModuleView:
 
     @property
     def segments(self) -> list[str]:
-        """How many segments each kernel has that stores their states, as the host function names it."""
-        return [f"{step.name}_segments" for step in self.steps if step.segmented]
+        """How many segments each kernel has that makes their states, as the host function names it."""
+        return [f"{step.name}_segments" for step in self._making_states]
 
     @property
     def stored_states(self) -> list[str]:
@@ -79,7 +80,11 @@ class ModuleView:
         if not any(step.remainder for step in self.steps):
             return []
         heads = {step.name: f"{step.name}_rest" if step.remainder else "batch * num_heads" for step in self.steps}
-        return [f"{heads[step.name]} * {step.name}_segments" for step in self.steps if step.segmented]
+        return [f"{heads[step.name]} * {step.name}_segments" for step in self._making_states]
+
+    @property
+    def _making_states(self) -> list[StepView]:
+        return [step for step in self.steps if step.segmented and not step.given]
 
     @property
     def arguments(self) -> list[str]:
@@ -87,7 +92,8 @@ class ModuleView:
         do = ["do"] if self.problem.direction == "bwd" else []
         initial = ["initial_state"] if self.problem.has_initial_state else []
         dfinal = ["dfinal_state"] if self.problem.direction == "bwd" and self.problem.needs_final_state else []
-        return ["q", "k", "v", *slopes, "scale", *do, *initial, *dfinal]
+        given = ["segment_states"] if any(step.given for step in self.steps) else []
+        return ["q", "k", "v", *slopes, "scale", *do, *initial, *dfinal, *given]
 
     @property
     def argument_docs(self) -> list[tuple[str, str]]:
@@ -103,5 +109,17 @@ class ModuleView:
         return [step.state_out for step in self.steps if step.state_out]
 
     @property
-    def returns(self) -> list[str]:
+    def computed(self) -> list[str]:
         return [*self.plan.outputs, *self.state_outputs]
+
+    @property
+    def returns(self) -> list[str]:
+        return [*self.computed, *(["states"] if self.keeps else [])]
+
+    @property
+    def returns_doc(self) -> str:
+        return "; states: what each segment adds to the state, for backward" if self.keeps else ""
+
+    @property
+    def keeps(self) -> bool:
+        return any(step.keeping for step in self.steps)

@@ -66,7 +66,22 @@ class StepView:
 
     @property
     def segmented(self) -> bool:
-        return self.algorithm in ("split", "remainder", "chunk_parallel")
+        return self.split or self.algorithm == "chunk_parallel"
+
+    @property
+    def split(self) -> bool:
+        """Each segment starts from the decayed sum of those before it."""
+        return self.algorithm in ("split", "remainder", "keeping", "given")
+
+    @property
+    def keeping(self) -> bool:
+        """The states of its segments are an output."""
+        return self.algorithm == "keeping"
+
+    @property
+    def given(self) -> bool:
+        """The states of its segments are an input."""
+        return self.algorithm == "given"
 
     @property
     def remainder(self) -> bool:
@@ -77,6 +92,14 @@ class StepView:
     def stored_head(self) -> str:
         """Where a head's segment states lie among those of all heads that have some."""
         return "i_rest" if self.remainder else "i_bh"
+
+    @property
+    def stored_key_major(self) -> bool:
+        """Segment states lie in memory as [D, E] as this kernel sees them; False: their transpose.
+
+        The kernel that made them stores them as it holds them. What contracts in one is the value dim of the other.
+        """
+        return self._values["given_layout"] == "transposed" if self.given else not self.transposed
 
     @property
     def transposed(self) -> bool:
@@ -148,6 +171,12 @@ class StepView:
     def segments(self) -> int:
         """Of those heads, likewise."""
         return max(self.programs // max(self.split_heads * self.num_splits, 1), 1)
+
+    @property
+    def segment_rows(self) -> int:
+        """Of each of those segments but the last, likewise."""
+        chunks = -(-self.problem.seqlen // self.block_n)
+        return -(-chunks // self.segments) * self.block_n
 
     @property
     def scan_block(self) -> int:

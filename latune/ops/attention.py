@@ -118,10 +118,15 @@ def _attend(
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(q, k, v, slopes, initial_state)
+        if torch.compiler.is_compiling():
+            outputs, kept = _forward(q, k, v, slopes, scale, initial_state, final, known), None
+        else:
+            outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final)
+        states, ctx.decision = kept or (None, None)
+        ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
-        return _forward(q, k, v, slopes, scale, initial_state, final, known)
+        return outputs
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
@@ -131,11 +136,15 @@ class _LightningAttention(torch.autograd.Function):
 
 
 def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
-    q, k, v, slopes, initial_state = ctx.saved_tensors
+    q, k, v, slopes, initial_state, states = ctx.saved_tensors
     if do is None and dfinal_state is None:
         return (None,) * 8
     do = torch.zeros_like(v) if do is None else do
-    dq, dk, dv, *dstate = _kernels().backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
+    given = (q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
+    if torch.compiler.is_compiling():
+        dq, dk, dv, *dstate = opaque.backward(*given)
+    else:
+        dq, dk, dv, *dstate = kernels.backward(*given, None if states is None else kernels.Kept(states, ctx.decision))
     return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 
 

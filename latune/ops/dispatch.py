@@ -32,7 +32,7 @@ _UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
 # Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
 _UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
 
-_decisions: dict[tuple[int, Bucket], Decision] = {}
+_decisions: dict[tuple[int, Bucket, Plan | None], Decision] = {}
 _lock = threading.Lock()
 _warned_of_tritons: set[str | None] = set()
 
@@ -41,13 +41,17 @@ class Decision:
     """What runs a bucket on one device: the first plan of the ladder that compiles and launches here.
 
     Called with the arguments of the generated module's host function; returns its tuple.
+
+    Attributes:
+        plan: the present one.
+        refused: it does not launch here, nor did any before it.
     """
 
-    def __init__(self, problem: Problem, resolution: Resolution) -> None:
+    def __init__(self, problem: Problem, candidates: Iterator[tuple[Plan, str]]) -> None:
         self.problem = problem
-        self.resolution = resolution
-        self._candidates: Iterator[tuple[Plan, str]] = resolution.candidates
+        self._candidates = candidates
         self._lock = threading.Lock()
+        self.refused = False
         self.plan, self.why = next(self._candidates)
         self._function = self._load()
 
@@ -92,18 +96,23 @@ class Decision:
         """Takes the next candidate; the last one's error is the caller's."""
         following = next(self._candidates, None)
         if following is None:
+            self.refused = True
             raise error
         failed, (self.plan, self.why) = self.why, following
         _warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
 
 
-def decide(problem: Problem, device_index: int) -> Decision:
-    """The decision for ``problem`` on a CUDA device: one look-up when its bucket was met before."""
-    key = (device_index, problem.bucket())
+def decide(problem: Problem, device_index: int, plan: Plan | None = None) -> Decision:
+    """The decision for ``problem`` on a CUDA device: one look-up when its bucket was met before.
+
+    Args:
+        plan: runs this one and no other.
+    """
+    key = (device_index, problem.bucket(), plan)
     decision = _decisions.get(key)
     if decision is None:
         with _lock:
-            decision = _decisions.get(key) or _decisions.setdefault(key, _decide(problem, device_index))
+            decision = _decisions.get(key) or _decisions.setdefault(key, _decide(*key, problem=problem))
     return decision
 
 
@@ -123,14 +132,16 @@ def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
     return ladder.resolve(problem.padded(), found, plan_sha256=generated_sha256)
 
 
-def _decide(problem: Problem, device_index: int) -> Decision:
+def _decide(device_index: int, bucket: Bucket, plan: Plan | None, *, problem: Problem) -> Decision:
+    if plan is not None:
+        return Decision(problem, iter([(plan, f"a plan for {bucket}")]))
     gpu = device_gpu(device_index)
     resolution = resolve(problem, gpu)
     if resolution.step != "exact":
         _warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}")
     if resolution.entry is not None:
         _warn_of_another_triton(resolution.entry, problem, gpu)
-    return Decision(problem, resolution)
+    return Decision(problem, resolution.candidates)
 
 
 def _warn_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> None:

@@ -7,6 +7,8 @@ tensors -> problem -> decision -> launches. No checks, no autograd. Shapes, dtyp
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +17,11 @@ from latune.codegen.dtypes import TORCH_DTYPES
 from latune.ops import memo
 from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
-from latune.ops.dispatch import decide
+from latune.ops.dispatch import Decision, decide
 from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
+from latune.ops.segment_states import keeping, resuming
 from latune.problem import Problem
 
 _DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -35,7 +38,43 @@ def forward(
         return outputs
     problem = _problem("fwd", q, v, slopes, initial_state, final_state)
     readable = (q, k, v, _flat(slopes), _contiguous(initial_state))
-    return _run(problem, scale, given, readable, memo.FORWARD, key)
+    return _run(decide(problem, q.device.index), scale, given, readable, memo.FORWARD, key)
+
+
+class Kept(NamedTuple):
+    """What a forward pass leaves to its backward pass: the states of its segments, and the decision that made them."""
+
+    states: Tensor
+    decision: Decision
+
+
+def forward_keeping(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final_state: bool
+) -> tuple[Tensors, Kept | None]:
+    """As ``forward``, with what the backward pass can start from, where both passes cut the sequence alike."""
+    given = (q, k, v, slopes, initial_state)
+    key = signature(given, final_state)
+    calls = memo.KEEPING.calls
+    serve = calls.get(key)
+    if isinstance(serve, Replay) and (outputs := serve(scale, *given)):
+        return outputs[:-1], Kept(outputs[-1], serve.decision)
+    if serve is not memo.keeps_nothing:
+        problem = _problem("fwd", q, v, slopes, initial_state, final_state)
+        readable = (q, k, v, _flat(slopes), _contiguous(initial_state))
+        decision = _keeping(problem, q.device.index)
+        if decision and (outputs := _attempt(decision, scale, given, readable, memo.KEEPING, key)):
+            return outputs[:-1], Kept(outputs[-1], decision)
+        memo.KEEPING.put(calls, key, memo.keeps_nothing)
+    return forward(q, k, v, slopes, scale, initial_state, final_state), None
+
+
+def _keeping(problem: Problem, device_index: int) -> Decision | None:
+    """What runs the forward pass and keeps its segments' states; None where it has none, or backward has others."""
+    plan = keeping(decide(problem, device_index).plan)
+    if plan is None:
+        return None
+    behind = decide(replace(problem, direction="bwd"), device_index)
+    return decide(problem, device_index, plan) if resuming(behind.plan, plan, problem) else None
 
 
 def backward(
@@ -47,15 +86,29 @@ def backward(
     do: Tensor,
     initial_state: Tensor | None,
     dfinal_state: Tensor | None,
+    kept: Kept | None = None,
 ) -> Tensors:
-    """(dq, dk, dv), and dinitial_state where there is an initial state."""
-    given = (q, k, v, slopes, do, initial_state, dfinal_state)
-    key = signature(given)
+    """(dq, dk, dv), and dinitial_state where there is an initial state.
+
+    Args:
+        kept: of ``forward_keeping``.
+    """
+    states, maker = kept or (None, None)
+    given = (q, k, v, slopes, do, initial_state, dfinal_state, states)
+    key = signature(given, maker)
     if (serve := memo.BACKWARD.calls.get(key)) and (outputs := serve(scale, *given)):
         return outputs
     problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
-    readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state))
-    return _run(problem, scale, given, readable, memo.BACKWARD, key)
+    decision = decide(problem, q.device.index)
+    readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state), states)
+    if maker is None:
+        return _run(decision, scale, given, readable, memo.BACKWARD, key)
+    # Since then the plan may have given way to another.
+    plan = resuming(decision.plan, maker.plan, problem)
+    resumed = plan and decide(problem, q.device.index, plan)
+    if resumed and (outputs := _attempt(resumed, scale, given, readable, memo.BACKWARD, key)):
+        return outputs
+    return backward(q, k, v, slopes, scale, do, initial_state, dfinal_state)
 
 
 def known_forward(
@@ -88,7 +141,21 @@ def _contiguous(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.contiguous()
 
 
-def _run(problem: Problem, scale: float, given: _Given, readable: _Given, known: Memo, key: memo.Signature) -> Tensors:
+def _attempt(
+    decision: Decision, scale: float, given: _Given, readable: _Given, known: Memo, key: memo.Signature
+) -> Tensors | None:
+    """As ``_run``; None where the decision's plan does not launch: to give way is up to the plan that it is a variant of."""
+    if decision.refused:
+        return None
+    try:
+        return _run(decision, scale, given, readable, known, key)
+    except Exception:
+        if decision.refused:
+            return None
+        raise
+
+
+def _run(decision: Decision, scale: float, given: _Given, readable: _Given, known: Memo, key: memo.Signature) -> Tensors:
     """Runs the decision on q's device; Triton launches on the current one, which need not be q's.
 
     Args:
@@ -96,13 +163,12 @@ def _run(problem: Problem, scale: float, given: _Given, readable: _Given, known:
     """
     calls = known.calls
     q, k, v, slopes, *rest = readable
-    decision = decide(problem, q.device.index)
     arguments = [x for x in (q, k, v, slopes, scale, *rest) if x is not None]
     with _current(q.device):
         ensure_context(q.device.index)
         if calls.get(key) is memo.not_yet and is_aligned(given):
             outputs, recording = decision.record(*arguments)
-            known.put(calls, key, _serve(recording, given, readable))
+            known.put(calls, key, _serve(recording, given, readable, decision))
         else:
             outputs = decision(*arguments)
             if key not in calls:
@@ -114,11 +180,11 @@ def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device.index)
 
 
-def _serve(recording: Recording | None, given: _Given, readable: _Given) -> Serve:
+def _serve(recording: Recording | None, given: _Given, readable: _Given, decision: Decision) -> Serve:
     copied = any(x is not None and x.data_ptr() != y.data_ptr() for x, y in zip(given, readable, strict=True))
     if recording is None or copied:
         return memo.plainly
     try:
-        return Replay(recording, given[0].device)
+        return Replay(recording, given[0].device, decision)
     except UnsupportedError:
         return memo.plainly

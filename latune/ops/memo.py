@@ -17,7 +17,7 @@ Serve = Callable[..., Tensors | None]
 """Takes the scale and a call's tensors; returns None when that call has to take the plain path."""
 
 
-def signature(tensors: tuple[Tensor | None, ...], flag: bool = False) -> Signature:
+def signature(tensors: tuple[Tensor | None, ...], flag: Hashable = False) -> Signature:
     """All that decides what a call allocates and launches, but for addresses.
 
     Classes are part of it: a subclass of Tensor may have no address at all.
@@ -31,6 +31,10 @@ def plainly(scale: float, *tensors: Tensor | None) -> None:
 
 def not_yet(scale: float, *tensors: Tensor | None) -> None:
     """Serves a call that was made once: only what comes back is worth a recording, which takes longer than a call."""
+
+
+def keeps_nothing(scale: float, *tensors: Tensor | None) -> None:
+    """Serves a forward call that leaves nothing to its backward call, and so is like any other."""
 
 
 class Memo:
@@ -51,9 +55,9 @@ class Memo:
         self.calls = {}
 
 
-FORWARD, BACKWARD = Memo(), Memo()
+FORWARD, KEEPING, BACKWARD = Memo(), Memo(), Memo()
 
 
 def forget_calls() -> None:
-    FORWARD.forget()
-    BACKWARD.forget()
+    for memo in (FORWARD, KEEPING, BACKWARD):
+        memo.forget()

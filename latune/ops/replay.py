@@ -18,6 +18,7 @@ from triton.runtime import driver
 
 from latune.ops import direct
 from latune.ops.context import ensure_context
+from latune.ops.dispatch import Decision
 from latune.ops.recording import Address, Allocation, Descriptor, Launch, Recording, Scale, Tensors
 
 _ALIGNMENT_BYTES = 16
@@ -29,12 +30,16 @@ class Replay:
     Every call allocates its own outputs. It gathers its values in one list: the inputs' addresses, the scale, the stream,
     the allocations' addresses, the encoded descriptors, the constants. Each launch then picks its arguments from there.
 
+    Attributes:
+        decision: whose call was recorded.
+
     Raises:
         UnsupportedError: this Triton cannot be called directly for these launches.
     """
 
-    def __init__(self, recording: Recording, device: torch.device) -> None:
+    def __init__(self, recording: Recording, device: torch.device, decision: Decision) -> None:
         layout = _Layout(recording)
+        self.decision = decision
         self._recording = recording  # Triton unloads a compiled kernel that nobody holds.
         self._device = device.index
         self._current_device = driver.active.get_current_device

@@ -70,7 +70,7 @@ class _Sizes:
     @property
     def chunks_a_segment(self) -> int:
         if self.view.algorithm in ("split", "remainder"):
-            return -(-self.chunks // self.view.segments)
+            return self.view.segment_rows // self.view.block_n
         return 1 if self.view.algorithm == "chunk_parallel" else self.chunks
 
     @property

@@ -107,6 +107,26 @@ def test_heads_that_are_left_over_by_a_wave_are_split(problem_of: ProblemOf, pla
     ]
 
 
+def test_with_given_states_dq_needs_no_first_pass_and_no_more_registers(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000)
+    options = {"BLOCK_N": 64, "PROGRAMS": 32, "state_layout": "transposed"}
+    states, plain = build(problem, plan_of("dq", algorithm="split", **options), H200).kernels
+    assert (states.name, plain.name) == ("dq_states_kernel", "dq_kernel")
+    for layout in ("plain", "transposed"):
+        (dq,) = build(problem, plan_of("dq", algorithm="given", given_layout=layout, **options), H200).kernels
+        assert (dq.name, dq.programs) == ("dq_kernel", plain.programs)
+        assert dq.registers <= plain.registers + 8 and dq.spill_bytes == plain.spill_bytes
+
+
+def test_a_forward_pass_that_keeps_its_states_is_the_same_code(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem = problem_of(batch=1, num_heads=4, seqlen=1000)
+    binaries = [
+        [kernel.binary_sha256 for kernel in build(problem, plan_of("o", algorithm=name, PROGRAMS=32), H200).kernels]
+        for name in ("split", "keeping")
+    ]
+    assert binaries[0] == binaries[1]
+
+
 def test_too_much_shared_memory_is_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     built = build(problem_of(), plan_of("o", BLOCK_N=128, BLOCK_E=128, num_warps=8, num_stages=4), H200)
     assert built.shared_bytes > H200.shared_per_block_bytes

@@ -18,7 +18,7 @@ import pytest
 from latune.codegen import render as rendering
 from latune.codegen.render import plan_sha256, render
 from latune.errors import RenderError
-from latune.plan import FORMS, KERNELS, Plan
+from latune.plan import FORMS, KERNELS, Plan, Step
 from latune.problem import Problem
 
 LINE_LENGTH = 128
@@ -48,7 +48,20 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         choices = {"algorithm": algorithm, "loads": loads, "decay_mode": mode, "decayed": decayed}
         choices |= dict(zip(("state_layout", "branched"), layout, strict=True))
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e, **what)
-        yield problem, plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
+        plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
+        yield problem, plan
+        if algorithm == "split":
+            yield problem, Plan(tuple(map(sharing, plan.steps)))
+
+
+def sharing(step: Step) -> Step:
+    """As part of a forward pass that keeps its segments' states, or of a backward pass that is given them."""
+    if step.kernel == "o":
+        return replace(step, config=replace(step.config, algorithm="keeping"))
+    if step.kernel == "dq":
+        choices = (*step.config.choices, ("given_layout", "transposed"))
+        return replace(step, config=replace(step.config, algorithm="given", choices=tuple(sorted(choices))))
+    return step
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +133,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == 4 * 4 * 2 * 4 * 3 * 4 * 5
+    assert len(set(texts)) == (len(ALGORITHMS) + 1) * 4 * 2 * 4 * 3 * 4 * 5
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -193,6 +206,17 @@ def test_states_come_and_go_where_the_problem_has_them(
     given = [*["initial_state"] * initial, *["dfinal_state"] * final]
     assert arguments(backward) == ["q", "k", "v", "slopes", "scale", "do", *given]
     assert returned(backward) == ("dq", "dk", "dv", *["dinitial_state"] * initial)
+
+
+def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    flags = {"has_initial_state": True, "needs_final_state": True}
+
+    def shared(direction: str, *form: str) -> ast.FunctionDef:
+        plan = Plan(tuple(map(sharing, plan_of(*form, algorithm="split").steps)))
+        return host(render(problem_of(direction, **flags), plan).text)
+
+    assert returned(shared("fwd", "o")) == ("o", "final_state", "states")
+    assert arguments(shared("bwd", "dq", "dkdv"))[-3:] == ["initial_state", "dfinal_state", "segment_states"]
 
 
 def test_decay_none_takes_no_slopes(problem_of: ProblemOf, plan_of: PlanOf) -> None:

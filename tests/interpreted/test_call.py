@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from latune.config import Config
 from latune.gpu import find_gpu
 from latune.ops import attention, dispatch, reference
+from latune.plan import Plan, Step
+from latune.problem import Problem
 
 # As latune sees it; on CPU tensors the device's index is None.
 GPU = find_gpu("a100")
@@ -56,3 +60,34 @@ def test_outputs_and_gradients_agree_with_the_recurrence(
     pairs += [(final_state, wanted_state)] if states else []
     errors = [((got - exact_).norm() / exact_.norm()).item() for got, exact_ in pairs]
     assert max(errors) < TOLERANCE, errors
+
+
+def split(kernel: str) -> Step:
+    choices = {"state_layout": "transposed", "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
+    constexprs = {"BLOCK_N": 16, "PROGRAMS": 18} | ({} if kernel == "dkdv" else {"BLOCK_D": 16, "BLOCK_E": 16})
+    return Step(kernel=kernel, config=Config.of("split", choices=choices, constexprs=constexprs))
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_backward_starts_from_the_states_of_the_forward_pass(monkeypatch: pytest.MonkeyPatch, states: bool) -> None:
+    """Three segments of each of six heads; a second forward pass, of other inputs, comes before the first one's backward."""
+    plans = {"fwd": Plan((split("o"),)), "bwd": Plan((split("dq"), split("dkdv")))}
+
+    def resolve(problem: Problem, gpu: object) -> SimpleNamespace:
+        return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
+
+    loaded: list[str] = []
+    load_plan = dispatch.load_plan
+    monkeypatch.setattr(dispatch, "load_plan", lambda problem, plan: loaded.append(str(plan)) or load_plan(problem, plan))
+    monkeypatch.setattr(dispatch, "resolve", resolve)
+    slopes = torch.tensor([0.0, 0.3, 90.0])
+    given, others = tensors(44, 16, 16, states), tensors(43, 16, 16, states)
+    exact = [None if x is None else x.detach().double().requires_grad_() for x in given]
+    outputs = [attention._padded(*one[:3], slopes, 0.7, one[3], states) for one in (given, others)]
+    wanted, wanted_state = reference.recurrence(*exact[:3], slopes, scale=0.7, initial_state=exact[3])
+    for o, *final_state in reversed(outputs):
+        loss(o, final_state[0] if states else None).backward()
+    loss(wanted, wanted_state if states else None).backward()
+    pairs = [(x.grad, y.grad) for x, y in zip(given, exact, strict=True) if x is not None]
+    assert max(((got - exact_).norm() / exact_.norm()).item() for got, exact_ in pairs) < TOLERANCE
+    assert any("dq: given" in plan for plan in loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from latune.codegen.load import load
 from latune.codegen.render import render
 from latune.config import Config
 from latune.ops import reference
+from latune.ops.segment_states import keeping, resuming
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem, tile_width
 from latune.tuner.verify import poisoned_allocations
@@ -151,15 +152,20 @@ class Call:
     expected: Mapping[str, Tensor]
 
     def outputs(self, case: Case, direction: str, kernels: tuple[str, ...]) -> dict[str, Tensor]:
-        """What the generated module of these kernels computes, by name; what it does not write is NaN."""
-        problem, plan = case.problem(direction), case.plan(*kernels)
-        module = load(render(problem, plan))
-        function = module.forward if direction == "fwd" else module.backward
-        names = function.__code__.co_varnames[: function.__code__.co_argcount]
-        with poisoned_allocations():
-            results = function(**{name: SCALE if name == "scale" else self.tensors[name] for name in names})
+        """What the generated module of these kernels computes, by name."""
+        plan = case.plan(*kernels)
+        results = run(case.problem(direction), plan, self.tensors)
         state = {"fwd": "final_state", "bwd": "dinitial_state"}[direction]
         return dict(zip((*plan.outputs, *[state] * (len(results) - len(plan.outputs))), results, strict=True))
+
+
+def run(problem: Problem, plan: Plan, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What the generated module of this plan returns; what it does not write is NaN."""
+    module = load(render(problem, plan))
+    function = module.forward if problem.direction == "fwd" else module.backward
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    with poisoned_allocations():
+        return function(**{name: SCALE if name == "scale" else tensors[name] for name in names})
 
 
 def call_of(case: Case) -> Call:
@@ -225,3 +231,52 @@ def test_kernels(case: Case) -> None:
             ratio = error_ratio(output, call.expected[name], DTYPES[case.dtype])
             bound = TOLERANCES[case.dtype]
             assert ratio <= bound, f"{name} of {kernels}: RMS error ratio {ratio:.3g}, expected at most {bound:.3g}"
+
+
+PLAIN = Case(
+    seqlen=130,
+    decay="matrix key",
+    widths=(32, 32, 32),
+    memory="contiguous",
+    states=(False, False),
+    slopes=(0.3, 0.02),
+    algorithm="split",
+    segments=3,
+    layout="transposed",
+    branched="none",
+    loads="pointer",
+    block_n=16,
+    tiles=1,
+    heads=(1, 2),
+    dtype="fp32",
+)
+
+CHANGES = (
+    {},
+    {"layout": "plain"},
+    {"states": (True, True), "loads": "tma"},
+    {"decay": "none", "heads": (2, 2)},
+    {"decay": "factored", "slopes": (0.02, 20.0), "widths": (48, 80, 32)},
+    {"decay": "matrix value", "widths": (80, 48, 64), "tiles": 2, "block_n": 32},
+    {"dtype": "fp16", "memory": "transposed", "branched": "scores", "widths": (64, 16, 16), "seqlen": 65},
+)
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed"])
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_dq_starts_from_the_states_that_forward_kept(change: dict[str, object], layout: str) -> None:
+    """``layout``: of the backward pass's state, whatever forward's is."""
+    ahead = replace(PLAIN, **change)
+    behind = replace(ahead, layout=layout)
+    kept = keeping(ahead.plan("o"))
+    assert kept is not None
+    plan = resuming(behind.plan("dq", "dkdv"), kept, ahead.problem("bwd"))
+    assert plan is not None
+    call = call_of(ahead)
+    *outputs, states = run(ahead.problem("fwd"), kept, call.tensors)
+    assert states.shape[0] == ahead.problem("fwd").batch_heads and states.shape[1] > 1
+    gradients = run(ahead.problem("bwd"), plan, {**call.tensors, "segment_states": states})
+    found = dict(zip(("o", *["final_state"] * ahead.states[1]), outputs, strict=True))
+    found |= dict(zip(("dq", "dk", "dv", *["dinitial_state"] * ahead.states[0]), gradients, strict=True))
+    for name, output in found.items():
+        assert error_ratio(output, call.expected[name], DTYPES[ahead.dtype]) < TOLERANCES[ahead.dtype], name

@@ -102,7 +102,7 @@ def test_threads_that_meet_a_bucket_at_once_share_one_decision(loaded, monkeypat
 
 def test_a_plan_that_does_not_launch_gives_way_to_the_next(loaded):
     loaded.behaviours.update({8: _raise(OutOfResources(300_000, 232_448, "shared memory")), 4: lambda x: (x,)})
-    decision = dispatch.Decision(PROBLEM, _resolution(8, 4))
+    decision = dispatch.Decision(PROBLEM, _resolution(8, 4).candidates)
     with pytest.warns(UserWarning, match="falls back to plan of 4 warps"):
         assert decision("q") == ("q",)
     assert decision("again") == ("again",)
@@ -117,7 +117,7 @@ def test_threads_that_fail_together_step_down_once(loaded):
         raise OutOfResources(300_000, 232_448, "shared memory")
 
     loaded.behaviours.update({8: fail, 4: lambda x: (x,)})
-    decision, answers = dispatch.Decision(PROBLEM, _resolution(8, 4)), []
+    decision, answers = dispatch.Decision(PROBLEM, _resolution(8, 4).candidates), []
     threads = [threading.Thread(target=lambda: answers.append(decision("q"))) for _ in range(4)]
     with pytest.warns(UserWarning, match="falls back to plan of 4 warps") as caught:
         [thread.start() for thread in threads]
@@ -136,19 +136,19 @@ def test_a_plan_that_cannot_be_rendered_gives_way_too(loaded, monkeypatch):
     monkeypatch.setattr(dispatch, "load_plan", load)
     loaded.behaviours[4] = lambda x: (x,)
     with pytest.warns(UserWarning, match="plan of 4 warps: no BLOCK_N"):
-        assert dispatch.Decision(PROBLEM, _resolution(8, 4))("q") == ("q",)
+        assert dispatch.Decision(PROBLEM, _resolution(8, 4).candidates)("q") == ("q",)
 
 
 def test_the_last_candidates_error_is_the_callers(loaded):
     loaded.behaviours[8] = _raise(OutOfResources(300_000, 232_448, "shared memory"))
     with pytest.raises(OutOfResources):
-        dispatch.Decision(PROBLEM, _resolution(8))("q")
+        dispatch.Decision(PROBLEM, _resolution(8).candidates)("q")
 
 
 def test_an_error_that_is_no_plans_fault_is_not_swallowed(loaded):
     loaded.behaviours.update({8: _raise(RuntimeError("CUDA error: an illegal memory access")), 4: lambda x: (x,)})
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        dispatch.Decision(PROBLEM, _resolution(8, 4))("q")
+        dispatch.Decision(PROBLEM, _resolution(8, 4).candidates)("q")
 
 
 def test_a_miss_warns_once_with_the_command_that_tunes_it(loaded, monkeypatch):
@@ -237,8 +237,9 @@ from latune.problem import Problem
 warnings.simplefilter("ignore")
 paths.shipped_cache = lambda: pathlib.Path("/dev/null/nothing-shipped")
 dispatch.device_gpu = lambda index: find_gpu("h200")
-decision = dispatch.decide(Problem(**json.loads(sys.argv[1])), 0)
-print(json.dumps([decision.resolution.step, sorted({"jinja2", "yaml"} & set(sys.modules))]))
+problem = Problem(**json.loads(sys.argv[1]))
+dispatch.decide(problem, 0)
+print(json.dumps([dispatch.resolve(problem, "h200").step, sorted({"jinja2", "yaml"} & set(sys.modules))]))
 """
 
 

@@ -1,0 +1,42 @@
+"""What a forward pass leaves to its backward pass: both start the segments of a split sequence from the same states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from latune.codegen.step_view import StepView
+from latune.plan import Plan, Step
+from latune.problem import Problem
+
+
+def keeping(forward: Plan) -> Plan | None:
+    """The forward plan that returns its segments' states as well; None where it has none."""
+    (step,) = forward.steps
+    if step.config.algorithm != "split":
+        return None
+    return Plan((replace(step, config=replace(step.config, algorithm="keeping")),))
+
+
+def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
+    """The backward plan whose dq starts from the states that ``kept`` returned; None where it cuts ``problem`` elsewhere.
+
+    Args:
+        kept: of ``keeping``.
+        problem: of either direction.
+    """
+    (keeper,) = kept.steps
+    if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
+        return None
+    return Plan(tuple(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps))
+
+
+def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
+    if step.kernel != "dq" or step.config.algorithm != "split":
+        return False
+    rows = [StepView(problem=problem, step=one).segment_rows for one in (step, keeper)]
+    return rows[0] == rows[1] < problem.seqlen
+
+
+def _given(step: Step, keeper: Step) -> Step:
+    choices = {**dict(step.config.choices), "given_layout": dict(keeper.config.choices)["state_layout"]}
+    return replace(step, config=replace(step.config, algorithm="given", choices=tuple(sorted(choices.items()))))

@@ -1,0 +1,207 @@
+"""Which passes share the states of their segments, and what they then launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from triton.runtime.errors import OutOfResources
+from triton.runtime.jit import JITFunction
+
+from latune.config import Config
+from latune.ops import dispatch, kernels, memo
+from latune.ops.replay import Replay
+from latune.ops.segment_states import keeping, resuming
+from latune.plan import KERNELS, Plan, Step
+from latune.problem import Problem
+
+HEADS, SEQLEN, D, E = 3, 300, 64, 48
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=2, num_heads=HEADS, seqlen=SEQLEN, head_dim_k=D, head_dim_v=E
+)
+
+
+def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n: int = 32, programs: int = 24) -> Step:
+    choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
+    constexprs = {"BLOCK_N": block_n, **({"PROGRAMS": programs} if algorithm == "split" else {})}
+    if KERNELS[name].space == "stream":
+        constexprs |= {"BLOCK_D": 64, "BLOCK_E": 64}
+    return Step(kernel=name, config=Config.of(algorithm, choices=choices, constexprs=constexprs))
+
+
+def backward_plan(dq: Step) -> Plan:
+    return Plan((dq, step("dkdv", algorithm="sequential")))
+
+
+AHEAD = Plan((step("o", layout="transposed"),))
+BEHIND = backward_plan(step("dq"))
+
+
+def test_a_split_forward_plan_keeps_its_states_and_no_other() -> None:
+    kept = keeping(AHEAD)
+    assert kept is not None
+    assert kept.steps[0].config == replace(AHEAD.steps[0].config, algorithm="keeping")
+    assert keeping(Plan((step("o", algorithm="sequential"),))) is None
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed"])
+def test_dq_is_told_how_the_states_lie(layout: str) -> None:
+    kept = keeping(Plan((step("o", layout=layout),)))
+    assert kept is not None
+    plan = resuming(BEHIND, kept, PROBLEM)
+    assert plan is not None
+    dq, dkdv = plan.steps
+    assert dq.config.algorithm == "given" and dict(dq.config.choices)["given_layout"] == layout
+    assert dict(dq.config.choices)["state_layout"] == "plain"
+    assert dkdv == BEHIND.steps[1]
+
+
+@pytest.mark.parametrize(
+    "dq",
+    [
+        step("dq", programs=12),
+        step("dq", algorithm="sequential"),
+        # Four segments like the other, of 96 rows where those have 80.
+        step("dq", block_n=16),
+    ],
+    ids=str,
+)
+def test_states_of_other_segments_are_of_no_use(dq: Step) -> None:
+    kept = keeping(AHEAD)
+    assert kept is not None
+    assert resuming(backward_plan(dq), kept, PROBLEM) is None
+
+
+def test_a_sequence_of_one_segment_has_no_states_to_keep() -> None:
+    kept = keeping(AHEAD)
+    assert kept is not None
+    assert resuming(BEHIND, kept, replace(PROBLEM, seqlen=32)) is None
+    assert resuming(BEHIND, kept, replace(PROBLEM, batch=8)) is None
+
+
+@pytest.fixture
+def serve(fake, monkeypatch) -> Iterator[object]:
+    """The fake GPU; called with forward and backward plans, the first of each serves until it fails."""
+    monkeypatch.setattr(dispatch, "device_gpu", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+
+    def serving(ahead: tuple[Plan, ...], behind: tuple[Plan, ...]):
+        def resolve(problem, gpu):
+            plans = ahead if problem.direction == "fwd" else behind
+            return SimpleNamespace(step="exact", entry=None, candidates=iter([(plan, "a plan") for plan in plans]))
+
+        monkeypatch.setattr(dispatch, "resolve", resolve)
+        dispatch.forget_decisions()
+        return fake
+
+    yield serving
+    dispatch.forget_decisions()
+
+
+def tensors() -> list[torch.Tensor]:
+    """q, k, v, slopes."""
+    rows = [torch.randn(2, HEADS, SEQLEN, width, dtype=torch.bfloat16) for width in (D, D, E)]
+    return [*rows, torch.rand(HEADS)]
+
+
+def forward(given: list[torch.Tensor]) -> kernels.Kept | None:
+    outputs, kept = kernels.forward_keeping(*given, 0.5, None, False)
+    assert [x.shape for x in outputs] == [(2, HEADS, SEQLEN, E)]
+    return kept
+
+
+def backward(given: list[torch.Tensor], kept: kernels.Kept | None) -> None:
+    do = torch.randn(2, HEADS, SEQLEN, E, dtype=torch.bfloat16)
+    outputs = kernels.backward(*given, 0.5, do, None, None, kept)
+    assert [x.shape for x in outputs] == [x.shape for x in given[:3]]
+
+
+def test_states_go_from_one_pass_to_the_other(serve) -> None:
+    gpu, kept = serve((AHEAD,), (BEHIND,)), []
+    for _ in range(3):
+        given = tensors()
+        kept.append(forward(given))
+        gpu.jit.clear()
+        gpu.direct.clear()
+        backward(given, kept[-1])
+        launches = gpu.jit or gpu.direct
+        assert len(launches) == 2, "dq, dk and dv; no states"
+        assert kept[-1].states.data_ptr() in {x for _, arguments in launches for x in arguments}
+    assert gpu.jit == [] and gpu.direct
+    # 24 programs are four segments of each of six heads.
+    assert kept[0].states.shape == kept[-1].states.shape == (6, 4, D * E)
+    assert kept[0].decision is kept[-1].decision
+    assert isinstance(next(iter(memo.KEEPING.calls.values())), Replay)
+
+
+@pytest.mark.parametrize("algorithm", ["keeping", "given"])
+def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_none(serve, monkeypatch, algorithm) -> None:
+    gpu = serve((AHEAD,), (BEHIND,))
+    launch = JITFunction.run
+
+    def refuse(jit, *arguments, **options):
+        if f" {algorithm} " in Path(jit.fn.__code__.co_filename).read_text():
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return launch(jit, *arguments, **options)
+
+    monkeypatch.setattr(JITFunction, "run", refuse)
+    for _ in range(4):
+        given = tensors()
+        kept = forward(given)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        backward(given, kept)
+        assert (kept is None) == (algorithm == "keeping")
+        assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
+    assert gpu.jit == []
+
+
+def test_an_error_that_is_no_refusal_is_the_callers(serve, monkeypatch) -> None:
+    serve((AHEAD,), (BEHIND,))
+
+    def fail(jit, *arguments, **options):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(JITFunction, "run", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        forward(tensors())
+
+
+@pytest.mark.parametrize("behind", [step("dq", programs=12), step("dq", algorithm="sequential")], ids=str)
+def test_where_passes_are_cut_differently_nothing_is_kept(serve, behind: Step) -> None:
+    gpu = serve((AHEAD,), (backward_plan(behind),))
+    for _ in range(4):
+        given = tensors()
+        assert forward(given) is None
+        gpu.jit.clear()
+        backward(given, None)
+    assert set(memo.KEEPING.calls.values()) == {memo.keeps_nothing}
+    assert gpu.jit == [], "replayed"
+
+
+def test_states_for_a_plan_that_has_given_way_since_are_left_alone(serve) -> None:
+    gpu = serve((AHEAD,), (BEHIND,))
+    given = tensors()
+    kept = forward(given)
+    assert kept is not None
+    decision = dispatch.decide(replace(PROBLEM, direction="bwd"), None)
+    decision._candidates = iter([(backward_plan(step("dq", algorithm="sequential")), "the next")])
+    with pytest.warns(UserWarning, match="falls back to the next"):
+        decision._fall_back(decision._function, OutOfResources(300_000, 232_448, "shared memory"))
+    gpu.jit.clear()
+    backward(given, kept)
+    assert len(gpu.jit) == 2 and kept.states.data_ptr() not in {x for _, arguments in gpu.jit for x in arguments}
+
+
+def test_states_outlive_a_new_tuning(serve) -> None:
+    serve((AHEAD,), (BEHIND,))
+    given = tensors()
+    kept = forward(given)
+    assert kept is not None
+    gpu = serve((Plan((step("o", programs=12),)),), (BEHIND,))
+    backward(given, kept)
+    assert kept.states.data_ptr() in {x for _, arguments in gpu.jit for x in arguments}
