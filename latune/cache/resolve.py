@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from latune.cache.entry import DeviceCache, Entry, PlanSha256
-from latune.cache.nearby import FLAGS, by_distance, by_likeness, distance
+from latune.cache.kin import carried
+from latune.cache.nearby import FLAGS, KINDS, by_distance, by_likeness, distance
 from latune.cache.store import read_cache, read_entries
 from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Plan, Step
@@ -135,7 +136,7 @@ class _Ladder(NamedTuple):
         wanted = self.problem.bucket()
         own = self.entries(self.gpu)
         if exact := self._first_current(entry for entry in own if entry.bucket == wanted):
-            yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu)
+            yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu, wanted)
         others = [entry for entry in own if entry.bucket != wanted]
         yield from filter(self._stretches, self._of_other_entries(others, wanted))
         why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
@@ -143,10 +144,11 @@ class _Ladder(NamedTuple):
 
     def _of_other_entries(self, own: Iterable[Entry], wanted: Bucket) -> Iterator[Candidate]:
         if entry := self._first_current(by_distance(own, wanted)):
-            yield from _of_entry("nearest", entry, f"nearest bucket {_difference(entry.bucket, wanted)}", self.gpu)
+            yield from _of_entry("nearest", entry, f"nearest bucket {_difference(entry.bucket, wanted)}", self.gpu, wanted)
         if found := self._sibling(wanted):
             sibling, entry = found
-            yield from _of_entry("sibling", entry, f"sibling GPU's bucket {_difference(entry.bucket, wanted)}", sibling)
+            served = f"sibling GPU's bucket {_difference(entry.bucket, wanted)}"
+            yield from _of_entry("sibling", entry, served, sibling, wanted)
 
     def _stretches(self, candidate: Candidate) -> bool:
         """Whether a plan of another bucket can be launched for this problem: some store a state for every chunk."""
@@ -184,16 +186,17 @@ class _Ladder(NamedTuple):
         return next((pair for pair in found if self.is_current(pair[1])), None)
 
 
-def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu) -> Iterator[Candidate]:
-    """The entry's plan, then its alternates; ``gpu`` is the one it was tuned for."""
-    why = f"{served}: {entry.evidence} for {gpu.title}, {entry.measurement.median_ms:.4g} ms, {entry.tuned_at}"
-    yield Candidate(step=step, plan=entry.plan, entry=entry, why=why)
-    for number, plan in enumerate(entry.alternates, start=1):
-        why = f"alternate {number} of {served}: {entry.evidence} for {gpu.title}, {entry.tuned_at}"
-        yield Candidate(step=step, plan=plan, entry=entry, why=why)
+def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu, wanted: Bucket) -> Iterator[Candidate]:
+    """The entry's plan, then its alternates, as ``wanted`` has them; ``gpu`` is the one it was tuned for."""
+    for number, plan in enumerate((entry.plan, *entry.alternates)):
+        what = f"alternate {number} of {served}: " if number else f"{served}: "
+        time = "" if number else f"{entry.measurement.median_ms:.4g} ms, "
+        why = f"{what}{entry.evidence} for {gpu.title}, {time}{entry.tuned_at}"
+        if (own := carried(plan, entry.bucket, wanted)) is not None:
+            yield Candidate(step=step, plan=own, entry=entry, why=why)
 
 
 def _difference(served: Bucket, wanted: Bucket) -> str:
-    names = [name for name in ("seqlen", "batch_heads", *FLAGS) if getattr(served, name) != getattr(wanted, name)]
+    names = [name for name in ("seqlen", "batch_heads", *KINDS, *FLAGS) if getattr(served, name) != getattr(wanted, name)]
     words = [f"{name} {getattr(served, name)} for {getattr(wanted, name)}" for name in names]
     return f"{served} ({', '.join(words) or 'the same bucket'})"

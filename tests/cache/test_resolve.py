@@ -67,7 +67,9 @@ def test_the_exact_bucket_comes_first(entry_of: EntryOf, problem_of: ProblemOf, 
         ([{"seqlen": 8192, "batch": 64}, {"seqlen": 8192, "batch": 4}], {"seqlen": 8192, "batch": 4}),
         ([{"has_initial_state": True}, {"seqlen": 128}], {"seqlen": 128}),
         ([{"has_initial_state": True}, {"has_initial_state": True, "seqlen": 8192}], {"has_initial_state": True}),
-        ([{"dtype": "fp16"}, {"decay": "none"}, {"head_dim_v": 64}, {"seqlen": 64}], {"seqlen": 64}),
+        ([{"dtype": "fp32"}, {"decay": "none"}, {"head_dim_v": 64}, {"seqlen": 64}], {"seqlen": 64}),
+        ([{"dtype": "fp16"}, {"seqlen": 8192}], {"dtype": "fp16"}),
+        ([{"dtype": "fp16", "seqlen": 8192}, {"seqlen": 8192}], {"seqlen": 8192}),
     ],
 )
 def test_then_the_nearest_bucket(
@@ -101,7 +103,7 @@ def test_why_says_how_far_the_nearest_bucket_is(entry_of: EntryOf, problem_of: P
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dtype": "fp16"}, {"decay": "none"}, {"head_dim_k": 64}, {"head_dim_v": 64}, {"direction": "bwd"}]
+    "changes", [{"dtype": "fp32"}, {"decay": "none"}, {"head_dim_k": 64}, {"head_dim_v": 64}, {"direction": "bwd"}]
 )
 def test_another_operator_is_never_near(entry_of: EntryOf, problem_of: ProblemOf, changes: dict[str, object]) -> None:
     other = entry_of(problem_of(**changes))
