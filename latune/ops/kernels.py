@@ -33,12 +33,21 @@ def forward(
 ) -> Tensors:
     """(o,), or (o, final_state) where that is wanted."""
     given = (q, k, v, slopes, initial_state)
-    key = signature(given, final_state)
+    return _forward(scale, given, final_state, signature(given, final_state))
+
+
+def _forward(scale: float, given: _Given, final_state: bool, key: memo.Signature) -> Tensors:
     if (serve := memo.FORWARD.calls.get(key)) and (outputs := serve(scale, *given)):
         return outputs
+    problem, readable = _read(given, final_state)
+    return _run(decide(problem, given[0].device.index), scale, given, readable, memo.FORWARD, key)
+
+
+def _read(given: _Given, final_state: bool) -> tuple[Problem, _Given]:
+    """The forward problem, and its tensors as host functions take them."""
+    q, k, v, slopes, initial_state = given
     problem = _problem("fwd", q, v, slopes, initial_state, final_state)
-    readable = (q, k, v, _flat(slopes), _contiguous(initial_state))
-    return _run(decide(problem, q.device.index), scale, given, readable, memo.FORWARD, key)
+    return problem, (q, k, v, _flat(slopes), _contiguous(initial_state))
 
 
 class Kept(NamedTuple):
@@ -59,13 +68,12 @@ def forward_keeping(
     if isinstance(serve, Replay) and (outputs := serve(scale, *given)):
         return outputs[:-1], Kept(outputs[-1], serve.decision)
     if serve is not memo.keeps_nothing:
-        problem = _problem("fwd", q, v, slopes, initial_state, final_state)
-        readable = (q, k, v, _flat(slopes), _contiguous(initial_state))
+        problem, readable = _read(given, final_state)
         decision = _keeping(problem, q.device.index)
         if decision and (outputs := _attempt(decision, scale, given, readable, memo.KEEPING, key)):
             return outputs[:-1], Kept(outputs[-1], decision)
         memo.KEEPING.put(calls, key, memo.keeps_nothing)
-    return forward(q, k, v, slopes, scale, initial_state, final_state), None
+    return _forward(scale, given, final_state, key), None
 
 
 def _keeping(problem: Problem, device_index: int) -> Decision | None:

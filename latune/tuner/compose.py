@@ -76,17 +76,18 @@ class Composer:
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
     def variants(self, plan: Plan) -> list[Plan]:
-        """The plan with one of its kernels changed: to a start of its space, or to segments that fill the GPU twice over.
+        """The plan with one of its kernels changed: to a start of its space, to segments that fill the GPU twice over, or to a
+        deeper pipeline.
 
-        Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win.
+        Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
+        that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
         """
         changed: list[Plan] = []
         for name, own in ((step.kernel, step.config) for step in plan.steps):
             if self._ranked_as(name) == name:
                 configs = self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name])
-                filling = self._filling(name, own, waves=2)
-                if self._feasible(name, filling):
-                    configs.append(filling)
+                others = [self._filling(name, own, waves=2), replace(own, num_stages=own.num_stages + 1)]
+                configs += [config for config in others if self._feasible(name, config)]
                 changed += [self._changed(plan, name, config) for config in configs]
         return [other for other in dict.fromkeys(changed) if other != plan]
 

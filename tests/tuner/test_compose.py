@@ -157,3 +157,12 @@ def test_a_variant_fills_the_gpu_twice_over(fake_builds: ModuleType) -> None:
     known = fake_builds.one("o", fake_builds.config(algorithm="split", programs=128))
     variants = Composer(problem=problem, gpu=GPU, spaces=SPACES).variants(known)
     assert 256 in [dict(plan.steps[0].config.constexprs).get("PROGRAMS") for plan in variants]
+
+
+@pytest.mark.parametrize(("stages", "deeper"), [(1, [2]), (3, [4]), (4, [])])
+def test_a_variant_is_one_stage_deeper_where_the_space_goes_so_far(stages: int, deeper: list[int]) -> None:
+    forward = composer("fwd", 64, 64)
+    config = replace(default(forward, "o"), num_stages=stages)
+    variants = forward.variants(Plan((Step(kernel="o", config=config),)))
+    alike = [plan.steps[0].config for plan in variants]
+    assert [other.num_stages for other in alike if replace(other, num_stages=stages) == config] == deeper
