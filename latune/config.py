@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -59,6 +59,12 @@ class Config:
         """All values by name, flat: what constraints and templates see."""
         launch = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         return {"algorithm": self.algorithm, **dict(self.choices), **dict(self.constexprs), **launch, **dict(self.options)}
+
+    def with_option(self, name: str, value: int) -> Config:
+        return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())))
+
+    def without_option(self, name: str) -> Config:
+        return replace(self, options=tuple(option for option in self.options if option[0] != name))
 
     def to_json(self) -> dict[str, object]:
         return {

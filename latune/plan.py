@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latune.config import Config
 from latune.problem import Problem
@@ -94,6 +94,10 @@ FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """The complete plans of a direction, as the names of their kernels in launch order."""
 
 
+LAUNCH_PDL = "launch_pdl"
+"""The launch option of a step whose kernels are launched before those ahead of them in the plan have ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Step:
     """One kernel of a plan with the config it runs under."""
@@ -128,6 +132,10 @@ class Plan:
     def outputs(self) -> tuple[str, ...]:
         """Names of the tensors it computes, in the order the generated module returns them."""
         return tuple(name for kernel in self.kernels for name in kernel.outputs)
+
+    def chained(self) -> Plan:
+        """The same launches, each but the first made before the one ahead of it has ended."""
+        return Plan(tuple(replace(step, config=step.config.with_option(LAUNCH_PDL, 1)) for step in self.steps))
 
     def to_json(self) -> list[dict[str, object]]:
         return [step.to_json() for step in self.steps]

@@ -84,7 +84,7 @@ class ModuleView:
 
     @property
     def _making_states(self) -> list[StepView]:
-        return [step for step in self.steps if step.segmented and not step.given]
+        return [step for step in self.steps if step.makes_states]
 
     @property
     def arguments(self) -> list[str]:

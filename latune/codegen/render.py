@@ -45,7 +45,10 @@ def render(problem: Problem, plan: Plan) -> Source:
         RenderError: a config lacks a value its template needs, or the plan belongs to another direction.
     """
     _check(problem, plan)
-    steps = [StepView(problem=problem, step=step) for step in plan.steps]
+    last = len(plan.steps) - 1
+    steps = [
+        StepView(problem=problem, step=step, follows=index > 0, precedes=index < last) for index, step in enumerate(plan.steps)
+    ]
     module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)
     try:
         text = _environment(paths.templates()).get_template("module.py.jinja").render(module=module, steps=steps)

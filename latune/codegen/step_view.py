@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from latune.plan import KERNELS, Kernel, Step
+from latune.plan import KERNELS, LAUNCH_PDL, Kernel, Step
 from latune.problem import Problem, tile_width
 
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
@@ -31,10 +31,17 @@ class TileView:
 
 @dataclass(frozen=True, kw_only=True)
 class StepView:
-    """One step of a plan, for the templates. ``d`` and ``e`` are the widths as this kernel sees them."""
+    """One step of a plan, for the templates. ``d`` and ``e`` are the widths as this kernel sees them.
+
+    Attributes:
+        follows: another step of the plan comes before it.
+        precedes: another one comes after it.
+    """
 
     problem: Problem
     step: Step
+    follows: bool = False
+    precedes: bool = False
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -82,6 +89,16 @@ class StepView:
     def given(self) -> bool:
         """The states of its segments are an input."""
         return self.algorithm == "given"
+
+    @property
+    def makes_states(self) -> bool:
+        """A kernel of its own makes the states of its segments."""
+        return self.segmented and not self.given
+
+    @property
+    def chained(self) -> bool:
+        """Its kernels are launched before those ahead of them have ended."""
+        return LAUNCH_PDL in dict(self.step.config.options)
 
     @property
     def remainder(self) -> bool:
@@ -186,7 +203,7 @@ class StepView:
     def launch_options(self) -> list[tuple[str, object]]:
         config = self.step.config
         fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
-        return [*fixed, *config.options]
+        return [*fixed, *((name, value) for name, value in config.options if name != LAUNCH_PDL)]
 
     def _tensor(self, name: str) -> TensorView:
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v

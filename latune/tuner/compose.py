@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, product
+from itertools import chain, islice, product
 
 from latune.codegen.space import Space, load_space
 from latune.codegen.step_view import StepView
 from latune.config import Config
 from latune.gpu import Gpu
-from latune.plan import FORMS, KERNELS, Plan, Step
+from latune.plan import FORMS, KERNELS, LAUNCH_PDL, Plan, Step
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 
@@ -26,6 +26,8 @@ _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
 # Between values of PROGRAMS that search spaces know.
 _PROGRAMS_STEP = 32
+# Compute capability times ten, from which on there is programmatic dependent launch.
+_CHAINING_ARCH = 90
 
 
 def all_spaces(own: Spaces | None = None) -> Spaces:
@@ -62,8 +64,10 @@ class Composer:
         Args:
             ranked: configs of the searched kernels, best first; a form that lacks one of them is left out.
         """
-        plans = [plan for form in self.forms for plan in islice(self._plans(form, ranked), _PLANS_OF_A_FORM)]
-        return list(dict.fromkeys([*plans, *self._defaults, *filter(self._allows, pinned)]))
+        by_form = [list(islice(self._plans(form, ranked), _PLANS_OF_A_FORM)) for form in self.forms]
+        best = [plan for plans in by_form for plan in plans[:1]]
+        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, best)), *self._defaults]
+        return list(dict.fromkeys([*plans, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
         """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
@@ -77,7 +81,7 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: to a start of its space, to segments that fill the GPU twice over, or to a
-        deeper pipeline.
+        deeper pipeline; and the plan with its launches chained.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -89,7 +93,7 @@ class Composer:
                 others = [self._filling(name, own, waves=2), replace(own, num_stages=own.num_stages + 1)]
                 configs += [config for config in others if self._feasible(name, config)]
                 changed += [self._changed(plan, name, config) for config in configs]
-        return [other for other in dict.fromkeys(changed) if other != plan]
+        return [other for other in dict.fromkeys([*changed, self._chained(plan) or plan]) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
@@ -99,7 +103,9 @@ class Composer:
         return self.space(name).serves(self.problem, self.gpu, KERNELS[name])
 
     def _feasible(self, name: str, config: Config) -> bool:
-        return self.space(name).feasible(config, self.problem, self.gpu, KERNELS[name]) is None
+        # How launches follow one another is no matter of a single kernel, and of no search space.
+        own = config.without_option(LAUNCH_PDL)
+        return self.space(name).feasible(own, self.problem, self.gpu, KERNELS[name]) is None
 
     def _plans(self, form: tuple[str, ...], ranked: Mapping[str, Sequence[Config]]) -> Iterator[Plan]:
         """Plans of one form, those first whose kernels rank highest together; siblings share one config."""
@@ -129,6 +135,11 @@ class Composer:
     @cached_property
     def _grids(self) -> dict[str, Grid]:
         return {}
+
+    def _chained(self, plan: Plan) -> Plan | None:
+        """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
+        segmented = any(StepView(problem=self.problem, step=step).segmented for step in plan.steps)
+        return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and (len(plan.steps) > 1 or segmented) else None
 
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
         """The plan with this config for the kernel and its siblings."""

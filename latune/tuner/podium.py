@@ -90,7 +90,9 @@ def _median_ms(pair: tuple[Plan, Measurement]) -> float:
     return pair[1].median_ms
 
 
-def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, str]:
-    """Less shared memory, then fewer stages, then the order of the text: reruns agree."""
+def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, int, str]:
+    """Less shared memory, then fewer stages, then fewer launch options, then the order of the text: reruns agree."""
     shared_bytes = max(kernel.shared_bytes for kernel in evaluate.resources(plan))
-    return shared_bytes, max(step.config.num_stages for step in plan.steps), json.dumps(plan.to_json(), sort_keys=True)
+    num_stages = max(step.config.num_stages for step in plan.steps)
+    num_options = sum(len(step.config.options) for step in plan.steps)
+    return shared_bytes, num_stages, num_options, json.dumps(plan.to_json(), sort_keys=True)

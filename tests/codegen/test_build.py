@@ -127,6 +127,16 @@ def test_a_forward_pass_that_keeps_its_states_is_the_same_code(problem_of: Probl
     assert binaries[0] == binaries[1]
 
 
+def test_chained_kernels_compile_to_as_much_as_others(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000)
+    plan = plan_of("dq", "dkdv", algorithm="split", BLOCK_N=64, PROGRAMS=32)
+    plain, chained = (build(problem, one, H200).kernels for one in (plan, plan.chained()))
+    assert [kernel.name for kernel in chained] == [kernel.name for kernel in plain]
+    for one, other in zip(plain, chained, strict=True):
+        assert one.binary_sha256 != other.binary_sha256
+        assert other.registers <= one.registers + 8 and other.shared_bytes == one.shared_bytes
+
+
 def test_too_much_shared_memory_is_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     built = build(problem_of(), plan_of("o", BLOCK_N=128, BLOCK_E=128, num_warps=8, num_stages=4), H200)
     assert built.shared_bytes > H200.shared_per_block_bytes

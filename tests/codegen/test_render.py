@@ -52,6 +52,7 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         yield problem, plan
         if algorithm == "split":
             yield problem, Plan(tuple(map(sharing, plan.steps)))
+            yield problem, plan.chained()
 
 
 def sharing(step: Step) -> Step:
@@ -133,7 +134,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == (len(ALGORITHMS) + 1) * 4 * 2 * 4 * 3 * 4 * 5
+    assert len(set(texts)) == (len(ALGORITHMS) + 2) * 4 * 2 * 4 * 3 * 4 * 5
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -217,6 +218,35 @@ def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(problem_
 
     assert returned(shared("fwd", "o")) == ("o", "final_state", "states")
     assert arguments(shared("bwd", "dq", "dkdv"))[-3:] == ["initial_state", "dfinal_state", "segment_states"]
+
+
+@pytest.mark.parametrize(
+    ("form", "algorithm", "kernels"),
+    [
+        (("o",), "sequential", ["o"]),
+        (("o",), "split", ["o_states", "o"]),
+        (("dq", "dkdv"), "sequential", ["dq", "dkdv"]),
+        (("dq", "dk", "dv"), "split", ["dq_states", "dq", "dk_states", "dk", "dv_states", "dv"]),
+        (("dq", "dkdv"), "chunk_parallel", ["dq_states", "dq_scan", "dq", "dkdv_states", "dkdv_scan", "dkdv"]),
+    ],
+)
+def test_chained_kernels_wait_for_the_one_ahead_and_let_the_next_one_come(
+    problem_of: ProblemOf, plan_of: PlanOf, form: tuple[str, ...], algorithm: str, kernels: list[str]
+) -> None:
+    """But the first is launched as any other is, and the last lets none go ahead."""
+    direction = "fwd" if form == ("o",) else "bwd"
+    text = render(problem_of(direction), plan_of(*form, algorithm=algorithm).chained()).text
+    found = [chunk for chunk in top_level(text) if "@triton.jit" in chunk]
+    assert [only_function(chunk).name for chunk in found] == [f"{name}_kernel" for name in kernels]
+    assert ["gdc_wait()" in chunk for chunk in found] == [index > 0 for index in range(len(kernels))]
+    assert ["gdc_launch_dependents()" in chunk for chunk in found] == [
+        index < len(kernels) - 1 for index in range(len(kernels))
+    ]
+    launches = top_level(text)[-1].split("_kernel[")[1:]
+    assert ["launch_pdl=True" in launch for launch in launches] == [index > 0 for index in range(len(kernels))]
+    for chunk in found[1:]:
+        first_access = re.search(r"tl\.load|\.load\(|tl\.store", chunk)
+        assert first_access is not None and chunk.index("gdc_wait()") < first_access.start()
 
 
 def test_decay_none_takes_no_slopes(problem_of: ProblemOf, plan_of: PlanOf) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from latune.codegen.load import load
@@ -280,3 +281,16 @@ def test_dq_starts_from_the_states_that_forward_kept(change: dict[str, object], 
     found |= dict(zip(("dq", "dk", "dv", *["dinitial_state"] * ahead.states[0]), gradients, strict=True))
     for name, output in found.items():
         assert error_ratio(output, call.expected[name], DTYPES[ahead.dtype]) < TOLERANCES[ahead.dtype], name
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+def test_a_chained_plan_computes_what_it_does_otherwise(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs one kernel after another, and knows nothing of waiting."""
+    called: list[str] = []
+    for name in ("gdc_wait", "gdc_launch_dependents"):
+        monkeypatch.setattr(tl.extra.cuda, name, lambda name=name: called.append(name))
+    plan = PLAIN.plan(*(("o",) if direction == "fwd" else ("dq", "dkdv")))
+    call = call_of(PLAIN)
+    plain, chained = (run(PLAIN.problem(direction), one, call.tensors) for one in (plan, plan.chained()))
+    assert all(torch.equal(one, other) for one, other in zip(plain, chained, strict=True))
+    assert set(called) == {"gdc_wait", "gdc_launch_dependents"}

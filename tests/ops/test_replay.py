@@ -48,6 +48,7 @@ PLANS = {
     "pointer": (plan("o"), plan("dq", "dkdv")),
     "tma": (plan("o", loads="tma"), plan("dq", "dk", "dv", loads="tma")),
     "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
+    "chained": (plan("o", algorithm="split").chained(), plan("dq", "dk", "dv", algorithm="split", loads="tma").chained()),
     "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
 }
 

@@ -73,7 +73,8 @@ def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Conf
 
 def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]) -> None:
     plans = composer("bwd").compose({"dq": streams[:1]})
-    assert [kernels(plan) for plan in plans] == [("dq", "dk", "dv"), ("dq", "dkdv")]
+    assert [kernels(plan) for plan in plans] == [("dq", "dk", "dv"), ("dq", "dk", "dv"), ("dq", "dkdv")]
+    assert plans[1] == plans[0].chained()
     assert len(composer("bwd").compose({})) == 1
 
 
@@ -98,8 +99,8 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
     assert not {foreign, incomplete} & set(plans)
     for plan in plans:
         for step in plan.steps:
-            space = SPACES[KERNELS[step.kernel].space]
-            assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
+            space, config = SPACES[KERNELS[step.kernel].space], step.config.without_option("launch_pdl")
+            assert space.feasible(config, backward.problem, GPU, KERNELS[step.kernel]) is None
 
 
 def test_a_space_is_listed_once_however_many_plans_are_fitted(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,9 @@ def test_variants_change_one_kernel_and_its_siblings_to_what_has_won_somewhere()
     backward = composer("bwd")
     fused = Plan(tuple(Step(kernel=name, config=default(backward, name)) for name in ("dq", "dkdv")))
     streams = Plan(tuple(Step(kernel=name, config=default(backward, name)) for name in ("dq", "dk", "dv")))
-    of_fused, of_streams = backward.variants(fused), backward.variants(streams)
+    of_fused, of_streams = (
+        [plan for plan in backward.variants(known) if plan != known.chained()] for known in (fused, streams)
+    )
     for kept in (0, 1):
         same = [plan for plan in of_fused if plan.steps[kept] == fused.steps[kept]]
         assert len(same) > 1 and all(plan.steps[1 - kept] != fused.steps[1 - kept] for plan in same)
@@ -166,3 +169,23 @@ def test_a_variant_is_one_stage_deeper_where_the_space_goes_so_far(stages: int, 
     variants = forward.variants(Plan((Step(kernel="o", config=config),)))
     alike = [plan.steps[0].config for plan in variants]
     assert [other.num_stages for other in alike if replace(other, num_stages=stages) == config] == deeper
+
+
+@pytest.mark.parametrize("algorithm", ["sequential", "split"])
+def test_plans_of_several_launches_are_raced_chained_too(fake_builds: ModuleType, algorithm: str) -> None:
+    forward = composer("fwd")
+    programs = {} if algorithm == "sequential" else {"programs": 512}
+    known = fake_builds.one("o", fake_builds.config(algorithm=algorithm, num_stages=3, **programs))
+    several = algorithm == "split"
+    assert (known.chained() in forward.variants(known)) == several
+    assert (known.chained() in forward.compose({"o": [known.steps[0].config]})) == several
+    ampere = replace(forward, gpu=find_gpu("a100"))
+    assert known.chained() not in ampere.variants(known), "it has no programmatic dependent launch"
+
+
+def test_a_chained_plan_stays_chained_where_it_fits(fake_builds: ModuleType) -> None:
+    forward = composer("fwd")
+    known = fake_builds.one("o", fake_builds.config(algorithm="split", num_stages=3, programs=512)).chained()
+    assert known in forward.fit([known])
+    assert known in forward.compose({}, pinned=[known])
+    assert known.chained() == known

@@ -84,3 +84,8 @@ def test_what_failed_has_no_place(plans: list[Plan]) -> None:
     raced = [(plans[0], Measurement(outcome="wrong_result")), (plans[1], ok(2.0)), (plans[2], ok(1.0))]
     assert ranked(raced) == [raced[2], raced[1]]
     assert podium(PROBLEM, raced[:1], Elsewhere()) == []  # type: ignore[arg-type]
+
+
+def test_of_plans_that_tie_throughout_the_one_without_launch_options_wins(plans: list[Plan]) -> None:
+    plain = plans[0]
+    assert placed([plain.chained(), plain], Elsewhere(ms={plain: 0.5, plain.chained(): 0.5}), [1.0, 1.0])[0] == plain

@@ -69,7 +69,7 @@ def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: l
     assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
     assert [programs(plan) for plan in evaluate.races[0]] == [512, 128, None]
     (alternate,) = tuned.entry.alternates
-    assert (programs(alternate), alternate.steps[0].config.num_stages) == (512, 4), "as fast, a stage deeper"
+    assert programs(alternate) == 512, "as fast: chained, or a stage deeper"
     assert not tuned.searches and not tuned.interrupted
 
 
