@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -44,11 +45,12 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
     return Plan(tuple(map(step, names)))
 
 
+CHAINED = (plan("o", algorithm="split").chained(), plan("dq", "dk", "dv", algorithm="split", loads="tma").chained())
 PLANS = {
     "pointer": (plan("o"), plan("dq", "dkdv")),
     "tma": (plan("o", loads="tma"), plan("dq", "dk", "dv", loads="tma")),
     "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
-    "chained": (plan("o", algorithm="split").chained(), plan("dq", "dk", "dv", algorithm="split", loads="tma").chained()),
+    "chained": CHAINED,
     "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
 }
 
@@ -398,6 +400,26 @@ def test_a_thread_without_a_context_can_launch_on_a_gpu(only, form):
             memo.forget_calls()
         had_context, outputs = in_another_thread(lambda call=call: (has_context(), call()))
         assert not had_context and [torch.equal(x, y) for x, y in zip(outputs, wanted, strict=True)] == [True] * len(wanted)
+
+
+@pytest.mark.gpu
+def test_chained_launches_give_what_others_do(only):
+    """Call after call without a pause, so that one that does not wait for the kernel ahead of it is found out."""
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("there is no programmatic dependent launch")
+    q, k, v, slopes, _ = (None if x is None else x.cuda() for x in tensors())
+
+    def calls():
+        forward = [kernels.forward(q, k, v, slopes, 0.5, None, False) for _ in range(50)]
+        return forward + [kernels.backward(q, k, v, slopes, 0.5, v, None, None) for _ in range(50)]
+
+    only(
+        *(Plan(tuple(replace(step, config=step.config.without_option("launch_pdl")) for step in one.steps)) for one in CHAINED)
+    )
+    plain = calls()
+    only(*CHAINED)
+    for one, other in zip(plain, calls(), strict=True):
+        assert [torch.equal(x, y) for x, y in zip(one, other, strict=True)] == [True] * len(one)
 
 
 def has_context():
