@@ -93,8 +93,11 @@ class Session:
                 progress.finish(problem)
 
     def transfer(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
-        """As ``search``, from the winners of neighbouring buckets alone; buckets that have an entry are passed over."""
-        unknown = self._unknown(problems)
+        """As ``search``, from the winners of neighbouring buckets alone; buckets that have an entry are passed over.
+
+        Those whose entry was transferred are not, if ``settings`` are fresh: it is among the starts of its own successor.
+        """
+        unknown = self._unknown(problems, transferred=settings.fresh)
         if len(unknown) < len(problems):
             say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
         for number, (problem, share_s) in enumerate(self._shares(unknown, settings.time_budget_s), start=1):
@@ -107,10 +110,10 @@ class Session:
                 times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
                 say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
 
-    def _unknown(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Those whose buckets have no entry that is as good as this run's would be."""
+    def _unknown(self, problems: Sequence[Problem], *, transferred: bool = False) -> list[Problem]:
+        """Those whose buckets have no entry that is as good as this run's would be; or a transferred one, if asked for."""
         known = read_entries(self.target.gpu, self._folders or None)
-        poorer = (None, "static") if self.target.evidence == "measured" else (None,)
+        poorer = [None, *["static"] * (self.target.evidence == "measured"), *["transferred"] * transferred]
 
         def evidence(problem: Problem) -> str | None:
             entries = known.get(problem.bucket(), ())

@@ -48,11 +48,12 @@ _DEFAULT_PRESET = "default"
 @click.option(
     "--transfer",
     is_flag=True,
-    help="Search nothing: race the winners of the nearest buckets on shapes whose bucket has no entry.",
+    help="Search nothing: race the winners of the nearest buckets on shapes whose bucket has no entry, or, with --fresh, one "
+    "that was transferred.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed and same cache, same search.")
 @click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
-@click.option("--resume/--fresh", default=True, show_default=True, help="Keep an earlier run's evaluations, or forget them.")
+@click.option("--resume/--fresh", default=True, show_default=True, help="Keep what earlier runs found, or begin anew.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="The folder to write to, not the user's cache."
 )
@@ -91,10 +92,8 @@ def tune(
     if preset is None and not shapes:
         preset = _DEFAULT_PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
-    if transfer and (trials is not None or storage is not None or not resume):
-        raise click.UsageError(
-            "--transfer searches nothing: expected it without --trials, --storage and --fresh; leave them out"
-        )
+    if transfer and (trials is not None or storage is not None):
+        raise click.UsageError("--transfer searches nothing: expected it without --trials and --storage; leave them out")
     spaces = _spaces(space_files)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
         settings = Settings(

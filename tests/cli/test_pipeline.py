@@ -160,6 +160,17 @@ def test_transfer_does_not_take_other_code_for_known(cache, tmp_path, monkeypatc
     assert asking._unknown(problems) == []
 
 
+def test_transfer_passes_over_what_was_transferred_unless_it_begins_anew(cache):
+    problems = [entry.problem for entry in _entries(cache)]
+    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
+    assert asking._unknown(problems) == asking._unknown(problems, transferred=True) == problems
+    _edit(cache, _of_evidence("transferred"))
+    assert asking._unknown(problems) == []
+    assert asking._unknown(problems, transferred=True) == problems
+    _edit(cache, _of_evidence("measured"))
+    assert asking._unknown(problems, transferred=True) == []
+
+
 def test_transfer_takes_no_options_of_a_search(run):
     result = run("tune", *SHAPE, "--transfer", "--trials", "3")
     assert result.exit_code == 2 and "--transfer searches nothing" in result.stderr
@@ -177,13 +188,10 @@ def test_what_no_gpu_holds_is_not_tuned(cache, run):
 
 
 def test_a_shipped_measured_entry_goes_on_serving_and_tune_says_so(replayed, run, tmp_path, cache, monkeypatch):
-    def measured(entry):
-        entry["evidence"], entry["measurement"]["samples"] = "measured", 20
-
     shipped = tmp_path / "shipped" / "nvidia-a100.json"
     shipped.parent.mkdir()
     shipped.write_bytes(cache.read_bytes())
-    _edit(shipped, measured)
+    _edit(shipped, _of_evidence("measured"))
     monkeypatch.setattr(paths, "shipped_cache", lambda: shipped.parent)
     result = run("tune", *SHAPE, "--direction", "fwd")
     assert result.exit_code == 0, result.stderr
@@ -216,6 +224,13 @@ def test_show_explains_a_shape_in_json(cache, run):
     assert [resolution["step"] for resolution in found] == ["exact", "exact"]
     assert [len(resolution["plan"]) for resolution in found] == [1, len(found[1]["entry"]["plan"])]
     assert all(resolution["candidates"][0]["plan"] == resolution["plan"] for resolution in found)
+
+
+def _of_evidence(evidence):
+    def change(entry):
+        entry["evidence"], entry["measurement"]["samples"] = evidence, 20
+
+    return change
 
 
 def _of_other_code(entry):
@@ -332,11 +347,7 @@ def test_a_problem_that_fails_does_not_stop_the_others(replayed, run, monkeypatc
 
 
 def test_a_measured_entry_is_kept_and_that_is_said(replayed, cache, run):
-    def measured(entry):
-        entry["evidence"] = "measured"
-        entry["measurement"]["samples"] = 10
-
-    _edit(cache, measured)
+    _edit(cache, _of_evidence("measured"))
     result = run("tune", *SHAPE, "--direction", "fwd")
     assert result.exit_code == 0 and "the file keeps its measured entry" in result.stderr
     assert {entry.evidence for entry in _entries(cache)} == {"measured"}
