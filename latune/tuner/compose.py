@@ -93,7 +93,9 @@ class Composer:
                 others = [self._filling(name, own, waves=2), replace(own, num_stages=own.num_stages + 1)]
                 configs += [config for config in others if self._feasible(name, config)]
                 changed += [self._changed(plan, name, config) for config in configs]
-        return [other for other in dict.fromkeys([*changed, self._chained(plan) or plan]) if other != plan]
+        chained = self._chained(plan)
+        variants = [other.chained() for other in changed] if plan == chained else [*changed, chained or plan]
+        return [other for other in dict.fromkeys(variants) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)

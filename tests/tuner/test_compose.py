@@ -189,3 +189,5 @@ def test_a_chained_plan_stays_chained_where_it_fits(fake_builds: ModuleType) -> 
     assert known in forward.fit([known])
     assert known in forward.compose({}, pinned=[known])
     assert known.chained() == known
+    variants = forward.variants(known)
+    assert variants and all(plan == plan.chained() for plan in variants)

@@ -174,6 +174,13 @@ def test_starts_are_tried_early_and_raced(settings: Settings) -> None:
     assert start in evaluate.raced
 
 
+def test_a_chained_start_is_tried_unchained_by_the_search(settings: Settings) -> None:
+    start = tuned(FORWARD, Landscape(flat=True), settings).finalists[1][0]
+    evaluate = Landscape()
+    tuned(FORWARD, evaluate, Settings(trials=6, seed=9, storage=settings.storage), starts=[start.chained()])
+    assert evaluate.evaluated[1] == start
+
+
 def test_when_nothing_passes_the_error_counts_outcomes(settings: Settings) -> None:
     with pytest.raises(LatuneError, match=rf"no plan passed \(o: {TRIALS} wrong_result\); o differs from the reference"):
         tuned(FORWARD, Landscape(broken=True), settings)
