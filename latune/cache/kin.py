@@ -19,11 +19,11 @@ def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
 
     A factored decay is bound to its dtype, whose range its factors may exceed.
     """
-    if known.dtype != wanted.dtype and (DTYPE_BYTES[known.dtype] != DTYPE_BYTES[wanted.dtype] or _is_factored(plan)):
+    if DTYPE_BYTES[known.dtype] != DTYPE_BYTES[wanted.dtype]:
         return None
-    if known.decay == wanted.decay:
-        return plan
-    return Plan(tuple(map(_without_decay, plan.steps))) if wanted.decay == "none" else None
+    if known.decay != wanted.decay:
+        return Plan(tuple(map(_without_decay, plan.steps))) if wanted.decay == "none" else None
+    return None if known.dtype != wanted.dtype and _is_factored(plan) else plan
 
 
 def _is_factored(plan: Plan) -> bool:

@@ -24,7 +24,7 @@ from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
-from latune.tuner.transfer import transfer_problem
+from latune.tuner.transfer import TRANSFERRED, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
 
 INTERRUPTED = 130
@@ -113,13 +113,16 @@ class Session:
     def _unknown(self, problems: Sequence[Problem], *, transferred: bool = False) -> list[Problem]:
         """Those whose buckets have no entry that is as good as this run's would be; or a transferred one, if asked for."""
         known = read_entries(self.target.gpu, self._folders or None)
-        poorer = [None, *["static"] * (self.target.evidence == "measured"), *["transferred"] * transferred]
-
-        def evidence(problem: Problem) -> str | None:
-            entries = known.get(problem.bucket(), ())
-            return next((entry.evidence for entry in entries if entry.is_current(plan_sha256)), None)
-
-        return [problem for problem in problems if evidence(problem) in poorer]
+        measures = self.target.evidence == "measured"
+        poorer = ["static"] * measures + [TRANSFERRED] * (measures and transferred)
+        served = {
+            problem: next((entry for entry in known.get(problem.bucket(), ()) if entry.is_current(plan_sha256)), None)
+            for problem in problems
+        }
+        unknown = [problem for problem, entry in served.items() if entry is None or entry.evidence in poorer]
+        again = {problem: entry for problem, entry in served.items() if entry and entry.evidence == TRANSFERRED}
+        # What was transferred longest ago comes first of those, so that the same command goes on where it was stopped.
+        return sorted(unknown, key=lambda problem: again[problem].tuned_at if problem in again else "")
 
     @property
     def _folders(self) -> list[Path]:

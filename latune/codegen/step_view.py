@@ -98,7 +98,7 @@ class StepView:
     @property
     def chained(self) -> bool:
         """Its kernels are launched before those ahead of them have ended."""
-        return LAUNCH_PDL in dict(self.step.config.options)
+        return bool(dict(self.step.config.options).get(LAUNCH_PDL))
 
     @property
     def remainder(self) -> bool:

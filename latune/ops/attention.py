@@ -111,15 +111,16 @@ def _attend(
     learns = (
         q.requires_grad or k.requires_grad or v.requires_grad or (initial_state is not None and initial_state.requires_grad)
     )
-    run = _LightningAttention.apply if learns and torch.is_grad_enabled() else _forward
-    return run(q, k, v, slopes, scale, initial_state, final, known)
+    if learns and torch.is_grad_enabled():
+        return _LightningAttention.apply(q, k, v, slopes, scale, initial_state, final)
+    return _forward(q, k, v, slopes, scale, initial_state, final, known)
 
 
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, slopes, scale, initial_state, final):  # type: ignore[no-untyped-def]
         if torch.compiler.is_compiling():
-            outputs, kept = _forward(q, k, v, slopes, scale, initial_state, final, known), None
+            outputs, kept = tuple(opaque.forward(q, k, v, slopes, scale, initial_state, final)), None
         else:
             outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final)
         states, ctx.decision = kept or (None, None)
@@ -138,14 +139,14 @@ class _LightningAttention(torch.autograd.Function):
 def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     q, k, v, slopes, initial_state, states = ctx.saved_tensors
     if do is None and dfinal_state is None:
-        return (None,) * 8
+        return (None,) * 7
     do = torch.zeros_like(v) if do is None else do
     given = (q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
     if torch.compiler.is_compiling():
         dq, dk, dv, *dstate = opaque.backward(*given)
     else:
         dq, dk, dv, *dstate = kernels.backward(*given, None if states is None else kernels.Kept(states, ctx.decision))
-    return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
+    return dq, dk, dv, None, None, (dstate[0] if dstate else None), None
 
 
 def _forward(

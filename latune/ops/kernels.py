@@ -22,6 +22,7 @@ from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
 from latune.ops.segment_states import keeping, resuming
+from latune.plan import Plan
 from latune.problem import Problem
 
 _DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -79,10 +80,22 @@ def forward_keeping(
 def _keeping(problem: Problem, device_index: int) -> Decision | None:
     """What runs the forward pass and keeps its segments' states; None where it has none, or backward has others."""
     plan = keeping(decide(problem, device_index).plan)
-    if plan is None:
+    if plan is None or _resuming(replace(problem, direction="bwd"), device_index, plan) is None:
         return None
-    behind = decide(replace(problem, direction="bwd"), device_index)
-    return decide(problem, device_index, plan) if resuming(behind.plan, plan, problem) else None
+    return decide(problem, device_index, plan)
+
+
+def _resuming(problem: Problem, device_index: int, kept: Plan) -> Decision | None:
+    """What runs the backward pass from the states of a forward plan; None where it is cut elsewhere, or does not launch."""
+    plan = resuming(decide(problem, device_index).plan, kept, problem)
+    decision = None if plan is None else decide(problem, device_index, plan)
+    return None if decision is None or decision.refused else decision
+
+
+def _is_current(maker: Decision, device_index: int) -> bool:
+    """Whether states are still made by this decision: those at hand may be from a forward pass that was run again since."""
+    plan = keeping(decide(maker.problem, device_index).plan)
+    return plan == maker.plan and decide(maker.problem, device_index, plan) is maker
 
 
 def backward(
@@ -107,23 +120,23 @@ def backward(
     if (serve := memo.BACKWARD.calls.get(key)) and (outputs := serve(scale, *given)):
         return outputs
     problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
-    decision = decide(problem, q.device.index)
     readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state), states)
     if maker is None:
-        return _run(decision, scale, given, readable, memo.BACKWARD, key)
-    # Since then the plan may have given way to another.
-    plan = resuming(decision.plan, maker.plan, problem)
-    resumed = plan and decide(problem, q.device.index, plan)
+        return _run(decide(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
+    resumed = _resuming(problem, q.device.index, maker.plan) if _is_current(maker, q.device.index) else None
     if resumed and (outputs := _attempt(resumed, scale, given, readable, memo.BACKWARD, key)):
         return outputs
+    # A plan has given way to another since, so that what is to be kept has to be asked anew.
+    memo.KEEPING.forget()
     return backward(q, k, v, slopes, scale, do, initial_state, dfinal_state)
 
 
 def known_forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final_state: bool
 ) -> Serve | None:
-    """What serves ``forward`` of these when it was called with their like before."""
-    return memo.FORWARD.calls.get(signature((q, k, v, slopes, initial_state), final_state))
+    """What serves ``forward`` of these when it, or ``forward_keeping``, was called with their like before."""
+    key = signature((q, k, v, slopes, initial_state), final_state)
+    return memo.FORWARD.calls.get(key) or (memo.plainly if key in memo.KEEPING.calls else None)
 
 
 def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:

@@ -48,6 +48,7 @@ def test_a_factored_decay_stays_with_its_dtype(problem_of: ProblemOf) -> None:
     assert moved(problem_of, {}, {}, factored) == factored
     without = moved(problem_of, {}, {"decay": "none"}, factored)
     assert without is not None and without.steps[0].config.choices == (("loads", "tma"),)
+    assert moved(problem_of, {}, {"decay": "none", "dtype": "fp16"}, factored) == without, "nothing is factored in it"
 
 
 def test_without_decay_a_plan_says_nothing_of_it_and_is_not_given_one(problem_of: ProblemOf) -> None:

@@ -165,8 +165,12 @@ def test_transfer_passes_over_what_was_transferred_unless_it_begins_anew(cache):
     asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
     assert asking._unknown(problems) == asking._unknown(problems, transferred=True) == problems
     _edit(cache, _of_evidence("transferred"))
+    times = {entry.problem: entry.tuned_at for entry in _entries(cache)}
     assert asking._unknown(problems) == []
-    assert asking._unknown(problems, transferred=True) == problems
+    again = asking._unknown(problems, transferred=True)
+    assert set(again) == set(problems) and again == sorted(again, key=times.__getitem__)
+    static = session.Session(target=SimpleNamespace(gpu=A100, evidence="static"), output=None)
+    assert static._unknown(problems, transferred=True) == [], "a model's answer would not replace a measured one"
     _edit(cache, _of_evidence("measured"))
     assert asking._unknown(problems, transferred=True) == []
 

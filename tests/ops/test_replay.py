@@ -406,11 +406,12 @@ def test_chained_launches_give_what_others_do(only):
     """Call after call without a pause, so that one that does not wait for the kernel ahead of it is found out."""
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("there is no programmatic dependent launch")
-    q, k, v, slopes, _ = (None if x is None else x.cuda() for x in tensors())
+    # Each call has inputs of its own: in the scratch that it is given lie the states of another one.
+    given = [[x.cuda() for x in tensors()[:4]] for _ in range(10)]
 
     def calls():
-        forward = [kernels.forward(q, k, v, slopes, 0.5, None, False) for _ in range(50)]
-        return forward + [kernels.backward(q, k, v, slopes, 0.5, v, None, None) for _ in range(50)]
+        forward = [kernels.forward(*one, 0.5, None, False) for one in 5 * given]
+        return forward + [kernels.backward(*one, 0.5, one[2], None, None) for one in 5 * given]
 
     only(*SEVERAL)
     plain = calls()
