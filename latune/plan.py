@@ -137,6 +137,9 @@ class Plan:
         """The same launches, each but the first made before the one ahead of it has ended."""
         return Plan(tuple(replace(step, config=step.config.with_option(LAUNCH_PDL, 1)) for step in self.steps))
 
+    def unchained(self) -> Plan:
+        return Plan(tuple(replace(step, config=step.config.without_option(LAUNCH_PDL)) for step in self.steps))
+
     def to_json(self) -> list[dict[str, object]]:
         return [step.to_json() for step in self.steps]
 

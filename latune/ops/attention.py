@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -11,7 +9,7 @@ from torch.nn.functional import pad
 
 from latune.ops import kernels, opaque, reference
 from latune.ops.checks import check_arguments, check_scale
-from latune.ops.memo import Serve, plainly
+from latune.ops.kernels import Known
 from latune.ops.recording import Tensors
 from latune.problem import HEAD_DIM_STEP
 
@@ -71,8 +69,8 @@ def lightning_attn(
 
 def _known(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool, cu_seqlens: Tensor | None
-) -> Serve | None:
-    """What serves a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
+) -> Known | None:
+    """What is known of a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
     if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None:
         return None
     if slopes is not None and slopes.requires_grad:
@@ -105,24 +103,24 @@ def _attend(
     scale: float,
     initial_state: Tensor | None,
     final: bool,
-    known: Serve = plainly,
+    known: Known | None = None,
 ) -> Tensors:
     """(o,), or (o, final_state) where that is wanted."""
     learns = (
         q.requires_grad or k.requires_grad or v.requires_grad or (initial_state is not None and initial_state.requires_grad)
     )
     if learns and torch.is_grad_enabled():
-        return _LightningAttention.apply(q, k, v, slopes, scale, initial_state, final)
+        return _LightningAttention.apply(q, k, v, slopes, scale, initial_state, final, known)
     return _forward(q, k, v, slopes, scale, initial_state, final, known)
 
 
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, slopes, scale, initial_state, final):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
         if torch.compiler.is_compiling():
-            outputs, kept = tuple(opaque.forward(q, k, v, slopes, scale, initial_state, final)), None
+            outputs, kept = _forward(q, k, v, slopes, scale, initial_state, final), None
         else:
-            outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final)
+            outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
         states, ctx.decision = kept or (None, None)
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
@@ -139,14 +137,14 @@ class _LightningAttention(torch.autograd.Function):
 def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     q, k, v, slopes, initial_state, states = ctx.saved_tensors
     if do is None and dfinal_state is None:
-        return (None,) * 7
+        return (None,) * 8
     do = torch.zeros_like(v) if do is None else do
     given = (q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
     if torch.compiler.is_compiling():
         dq, dk, dv, *dstate = opaque.backward(*given)
     else:
         dq, dk, dv, *dstate = kernels.backward(*given, None if states is None else kernels.Kept(states, ctx.decision))
-    return dq, dk, dv, None, None, (dstate[0] if dstate else None), None
+    return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 
 
 def _forward(
@@ -157,12 +155,10 @@ def _forward(
     scale: float,
     initial_state: Tensor | None,
     final: bool,
-    known: Serve,
+    known: Known | None = None,
 ) -> Tensors:
-    served = known(scale, q, k, v, slopes, initial_state)
-    return served or tuple(_kernels().forward(q, k, v, slopes, scale, initial_state, final))
-
-
-def _kernels() -> ModuleType:
-    """The launches themselves; for a graph that is being traced, operators that it does not look into."""
-    return opaque if torch.compiler.is_compiling() else kernels
+    """The launches themselves; for a graph that is being traced, an operator that it does not look into."""
+    if torch.compiler.is_compiling():
+        return tuple(opaque.forward(q, k, v, slopes, scale, initial_state, final))
+    served = known and known.serve(scale, q, k, v, slopes, initial_state)
+    return served or kernels.forward(q, k, v, slopes, scale, initial_state, final)

@@ -29,6 +29,9 @@ from latune.problem import Bucket, Problem
 
 _T = TypeVar("_T")
 _UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
+LAUNCH_ERRORS = (*_UNLAUNCHABLE, RuntimeError)
+"""Among what these say may be that a plan cannot be compiled or launched; a decision tells (``Decision.refused``)."""
+
 # Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
 _UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
 

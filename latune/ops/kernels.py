@@ -17,7 +17,7 @@ from latune.codegen.dtypes import TORCH_DTYPES
 from latune.ops import memo
 from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
-from latune.ops.dispatch import Decision, decide
+from latune.ops.dispatch import LAUNCH_ERRORS, Decision, decide
 from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
@@ -51,6 +51,13 @@ def _read(given: _Given, final_state: bool) -> tuple[Problem, _Given]:
     return problem, (q, k, v, _flat(slopes), _contiguous(initial_state))
 
 
+class Known(NamedTuple):
+    """A forward call whose like was made before: its signature, and what serves it when nothing is kept."""
+
+    key: memo.Signature
+    serve: Serve
+
+
 class Kept(NamedTuple):
     """What a forward pass leaves to its backward pass: the states of its segments, and the decision that made them."""
 
@@ -59,11 +66,22 @@ class Kept(NamedTuple):
 
 
 def forward_keeping(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, scale: float, initial_state: Tensor | None, final_state: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    scale: float,
+    initial_state: Tensor | None,
+    final_state: bool,
+    known: Known | None = None,
 ) -> tuple[Tensors, Kept | None]:
-    """As ``forward``, with what the backward pass can start from, where both passes cut the sequence alike."""
+    """As ``forward``, with what the backward pass can start from, where both passes cut the sequence alike.
+
+    Args:
+        known: of ``known_forward``.
+    """
     given = (q, k, v, slopes, initial_state)
-    key = signature(given, final_state)
+    key = known.key if known else signature(given, final_state)
     calls = memo.KEEPING.calls
     serve = calls.get(key)
     if isinstance(serve, Replay) and (outputs := serve(scale, *given)):
@@ -133,10 +151,11 @@ def backward(
 
 def known_forward(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final_state: bool
-) -> Serve | None:
-    """What serves ``forward`` of these when it, or ``forward_keeping``, was called with their like before."""
+) -> Known | None:
+    """What is known of a call when ``forward``, or ``forward_keeping``, was called with its like before."""
     key = signature((q, k, v, slopes, initial_state), final_state)
-    return memo.FORWARD.calls.get(key) or (memo.plainly if key in memo.KEEPING.calls else None)
+    serve = memo.FORWARD.calls.get(key) or (memo.plainly if key in memo.KEEPING.calls else None)
+    return Known(key, serve) if serve else None
 
 
 def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:
@@ -170,7 +189,7 @@ def _attempt(
         return None
     try:
         return _run(decision, scale, given, readable, known, key)
-    except Exception:
+    except LAUNCH_ERRORS:
         if decision.refused:
             return None
         raise

@@ -81,7 +81,7 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: to a start of its space, to segments that fill the GPU twice over, or to a
-        deeper pipeline; and the plan with its launches chained.
+        deeper pipeline; and the plan with its launches chained, or not.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -94,8 +94,8 @@ class Composer:
                 configs += [config for config in others if self._feasible(name, config)]
                 changed += [self._changed(plan, name, config) for config in configs]
         chained = self._chained(plan)
-        variants = [other.chained() for other in changed] if plan == chained else [*changed, chained or plan]
-        return [other for other in dict.fromkeys(variants) if other != plan]
+        variants = [other.chained() for other in changed] if plan == chained else changed
+        return [other for other in dict.fromkeys([*variants, chained or plan, plan.unchained()]) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)

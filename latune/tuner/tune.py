@@ -14,7 +14,7 @@ from latune.cache.entry import Entry
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
-from latune.plan import KERNELS, LAUNCH_PDL, Plan
+from latune.plan import KERNELS, Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
@@ -161,9 +161,7 @@ class _Searches:
             study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
             storage=settings.storage,
             fresh=settings.fresh,
-            starts=[
-                step.config.without_option(LAUNCH_PDL) for plan in self.starts for step in plan.steps if step.kernel == name
-            ],
+            starts=[step.config for plan in self.starts for step in plan.unchained().steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
             batch=max(settings.trials // _BATCHES, 1),

@@ -69,7 +69,7 @@ class _Sizes:
 
     @property
     def chunks_a_segment(self) -> int:
-        if self.view.algorithm in ("split", "remainder"):
+        if self.view.split:
             return self.view.segment_rows // self.view.block_n
         return 1 if self.view.algorithm == "chunk_parallel" else self.chunks
 
@@ -98,7 +98,7 @@ class _Sizes:
     def starting_bytes(self) -> float:
         """States that the programs of the main kernel read to start from, and those that the caller gave or wants."""
         given = self.state_bytes * ((self.view.state_in is not None) + (self.view.state_out is not None))
-        if self.view.algorithm in ("split", "remainder"):
+        if self.view.split:
             return given + self.split_share * self.state_bytes * self.segments * (self.segments - 1) / 2
         return given + self.state_bytes * self.segments * (self.view.algorithm == "chunk_parallel")
 

@@ -216,5 +216,7 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
     given = tensors()
     assert kernels.known_forward(*given, None, False) is None
     forward(given)
-    serve_ = kernels.known_forward(*given, None, False)
-    assert serve_ is not None and serve_(0.5, *given, None) is None, "without states it is not what was recorded"
+    known = kernels.known_forward(*given, None, False)
+    assert known is not None and known.serve(0.5, *given, None) is None, "without states it is not what was recorded"
+    outputs, kept = kernels.forward_keeping(*given, 0.5, None, False, known)
+    assert len(outputs) == 1 and kept is not None and set(memo.KEEPING.calls) == {known.key}

@@ -190,4 +190,5 @@ def test_a_chained_plan_stays_chained_where_it_fits(fake_builds: ModuleType) -> 
     assert known in forward.compose({}, pinned=[known])
     assert known.chained() == known
     variants = forward.variants(known)
+    assert variants.pop() == known.unchained()
     assert variants and all(plan == plan.chained() for plan in variants)
