@@ -60,6 +60,9 @@ class Config:
         launch = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         return {"algorithm": self.algorithm, **dict(self.choices), **dict(self.constexprs), **launch, **dict(self.options)}
 
+    def with_choices(self, **choices: str) -> Config:
+        return replace(self, choices=tuple(sorted({**dict(self.choices), **choices}.items())))
+
     def with_option(self, name: str, value: int) -> Config:
         return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())))
 

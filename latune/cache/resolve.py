@@ -18,10 +18,6 @@ from latune.problem import Bucket, Problem
 
 _DEFAULT_KERNELS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 
-# What the search space allows ``chunk_parallel``: the launch grid's second dimension, and a part of the GPU's memory.
-_MOST_CHUNKS = 32768
-_STORED_SHARE = 1 / 8
-
 
 class Candidate(NamedTuple):
     """A plan that may serve, from which step of the ladder, and why; ``entry`` is None for the default."""
@@ -138,7 +134,7 @@ class _Ladder(NamedTuple):
         if exact := self._first_current(entry for entry in own if entry.bucket == wanted):
             yield from _of_entry("exact", exact, f"exact bucket {wanted}", self.gpu, wanted)
         others = [entry for entry in own if entry.bucket != wanted]
-        yield from filter(self._stretches, self._of_other_entries(others, wanted))
+        yield from self._of_other_entries(others, wanted)
         why = f"default of the search space: no other entry serves {wanted} on {self.gpu.title}"
         yield Candidate(step="default", plan=default_plan(self.problem, self.gpu), entry=None, why=why)
 
@@ -149,18 +145,6 @@ class _Ladder(NamedTuple):
             sibling, entry = found
             served = f"sibling GPU's bucket {_difference(entry.bucket, wanted)}"
             yield from _of_entry("sibling", entry, served, sibling, wanted)
-
-    def _stretches(self, candidate: Candidate) -> bool:
-        """Whether a plan of another bucket can be launched for this problem: some store a state for every chunk."""
-        chunks = max(map(self._stored_chunks, candidate.plan.steps))
-        state_bytes = 4 * self.problem.head_dim_k * self.problem.head_dim_v
-        stored_bytes = self.problem.batch_heads * chunks * state_bytes
-        return chunks <= _MOST_CHUNKS and stored_bytes <= self.gpu.memory_gib * 2**30 * _STORED_SHARE
-
-    def _stored_chunks(self, step: Step) -> int:
-        if step.config.algorithm != "chunk_parallel":
-            return 0
-        return -(-self.problem.seqlen // max(dict(step.config.constexprs).get("BLOCK_N", 1), 1))
 
     def is_current(self, entry: Entry) -> bool:
         return entry.is_current(self.plan_sha256)

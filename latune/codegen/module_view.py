@@ -118,7 +118,12 @@ class ModuleView:
 
     @property
     def returns_doc(self) -> str:
-        return "; states: what each segment adds to the state, for backward" if self.keeps else ""
+        if not self.keeps:
+            return ""
+        meaning = (
+            "the state each segment starts from" if any(step.scanned for step in self.steps) else "what each segment adds to it"
+        )
+        return f"; states: {meaning}, for backward"
 
     @property
     def keeps(self) -> bool:

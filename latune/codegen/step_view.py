@@ -8,8 +8,10 @@ from functools import cached_property
 from latune.plan import KERNELS, LAUNCH_PDL, Kernel, Step
 from latune.problem import Problem, tile_width
 
+SEGMENTED = ("split", "scan", "remainder")
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
-SCAN_BLOCK = 1024
+SCAN_BLOCK = 512
+SCAN_STAGES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,22 +75,27 @@ class StepView:
 
     @property
     def segmented(self) -> bool:
-        return self.split or self.algorithm == "chunk_parallel"
+        return self.algorithm in SEGMENTED
 
     @property
-    def split(self) -> bool:
+    def scanned(self) -> bool:
+        """Each segment starts from the state that a scan over them has left."""
+        return self.algorithm == "scan"
+
+    @property
+    def sums_segments(self) -> bool:
         """Each segment starts from the decayed sum of those before it."""
-        return self.algorithm in ("split", "remainder", "keeping", "given")
+        return self.segmented and not self.scanned
 
     @property
     def keeping(self) -> bool:
         """The states of its segments are an output."""
-        return self.algorithm == "keeping"
+        return self._values.get("segment_states") == "kept"
 
     @property
     def given(self) -> bool:
         """The states of its segments are an input."""
-        return self.algorithm == "given"
+        return self._values.get("segment_states") == "given"
 
     @property
     def makes_states(self) -> bool:
@@ -200,6 +207,10 @@ class StepView:
         return SCAN_BLOCK
 
     @property
+    def scan_stages(self) -> int:
+        return SCAN_STAGES
+
+    @property
     def launch_options(self) -> list[tuple[str, object]]:
         config = self.step.config
         fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
@@ -284,7 +295,7 @@ class StepView:
     @property
     def states(self) -> list[str]:
         """State arguments of the main kernel, in order."""
-        given = self.state_in if self.algorithm != "chunk_parallel" else None
+        given = None if self.scanned else self.state_in
         scratch = "segment_states" if self.segmented else None
         return [name for name in (given, self.state_out, scratch) if name]
 

@@ -1,4 +1,4 @@
-"""What a forward pass leaves to its backward pass: both start the segments of a split sequence from the same states."""
+"""What a forward pass leaves to its backward pass: both start the segments of a cut sequence from the same states."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from latune.codegen.step_view import StepView
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
+# Those that cut every head alike.
+_ALGORITHMS = ("split", "scan")
+
 
 def keeping(forward: Plan) -> Plan | None:
     """The forward plan that returns its segments' states as well; None where it has none."""
     (step,) = forward.steps
-    if step.config.algorithm != "split":
+    if step.config.algorithm not in _ALGORITHMS:
         return None
-    return Plan((replace(step, config=replace(step.config, algorithm="keeping")),))
+    return Plan((replace(step, config=step.config.with_choices(segment_states="kept")),))
 
 
 def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
@@ -31,12 +34,14 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
 
 
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
-    if step.kernel != "dq" or step.config.algorithm != "split":
+    if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
         return False
     rows = [StepView(problem=problem, step=one).segment_rows for one in (step, keeper)]
     return rows[0] == rows[1] < problem.seqlen
 
 
 def _given(step: Step, keeper: Step) -> Step:
-    choices = {**dict(step.config.choices), "given_layout": dict(keeper.config.choices)["state_layout"]}
-    return replace(step, config=replace(step.config, algorithm="given", choices=tuple(sorted(choices.items()))))
+    """dq from the states as they were left: summed by a scan or not, in the layout of their maker."""
+    layout = dict(keeper.config.choices)["state_layout"]
+    config = step.config.with_choices(segment_states="given", given_layout=layout)
+    return replace(step, config=replace(config, algorithm=keeper.config.algorithm))

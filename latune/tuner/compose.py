@@ -80,8 +80,8 @@ class Composer:
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
     def variants(self, plan: Plan) -> list[Plan]:
-        """The plan with one of its kernels changed: to a start of its space, to segments that fill the GPU twice over, or to a
-        deeper pipeline; and the plan with its launches chained, or not.
+        """The plan with one of its kernels changed: cut otherwise, to a start of its space, as it is or cut, or to a deeper
+        pipeline; and the plan with its launches chained, or not.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -89,10 +89,10 @@ class Composer:
         changed: list[Plan] = []
         for name, own in ((step.kernel, step.config) for step in plan.steps):
             if self._ranked_as(name) == name:
-                configs = self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name])
-                others = [self._filling(name, own, waves=2), replace(own, num_stages=own.num_stages + 1)]
-                configs += [config for config in others if self._feasible(name, config)]
-                changed += [self._changed(plan, name, config) for config in configs]
+                starts = self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name])
+                configs = [cut for config in (own, *starts) for cut in self._cuts(name, config)]
+                configs.append(replace(own, num_stages=own.num_stages + 1))
+                changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
         chained = self._chained(plan)
         variants = [other.chained() for other in changed] if plan == chained else changed
         return [other for other in dict.fromkeys([*variants, chained or plan, plan.unchained()]) if other != plan]
@@ -147,9 +147,14 @@ class Composer:
         """The plan with this config for the kernel and its siblings."""
         return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
 
+    def _cuts(self, name: str, config: Config) -> list[Config]:
+        """The config in segments that give each SM one program, or two, and so that a scan sums the states of the former."""
+        once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
+        return [once, twice, *([replace(once, algorithm="scan")] if once.algorithm == "split" else [])]
+
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
         """The config in segments whose programs give each SM ``waves`` of them, if each head has two; else as it is."""
-        if config.algorithm not in ("sequential", "split"):
+        if config.algorithm not in ("sequential", "split", "scan"):
             return config
         slices = StepView(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves

@@ -69,9 +69,7 @@ class _Sizes:
 
     @property
     def chunks_a_segment(self) -> int:
-        if self.view.split:
-            return self.view.segment_rows // self.view.block_n
-        return 1 if self.view.algorithm == "chunk_parallel" else self.chunks
+        return self.view.segment_rows // self.view.block_n if self.view.segmented else self.chunks
 
     @property
     def chunks_a_program(self) -> int:
@@ -98,9 +96,11 @@ class _Sizes:
     def starting_bytes(self) -> float:
         """States that the programs of the main kernel read to start from, and those that the caller gave or wants."""
         given = self.state_bytes * ((self.view.state_in is not None) + (self.view.state_out is not None))
-        if self.view.split:
+        if self.view.scanned:
+            return given + self.state_bytes * self.segments
+        if self.view.segmented:
             return given + self.split_share * self.state_bytes * self.segments * (self.segments - 1) / 2
-        return given + self.state_bytes * self.segments * (self.view.algorithm == "chunk_parallel")
+        return given
 
     def inputs_again(self, width: int) -> float:
         """Device traffic saved because the states kernel has left these columns in the L2."""

@@ -80,22 +80,6 @@ def test_then_the_nearest_bucket(
     assert found.entry == entry_of(problem_of(**expected))
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "batch", "seqlen", "expected"),
-    [
-        ("chunk_parallel", 2, 32768, "nearest"),
-        ("chunk_parallel", 256, 65536, "default"),  # 275 GB of states
-        ("chunk_parallel", 2, 4_000_000, "default"),  # a grid of 62500 chunks
-        ("sequential", 2, 4_000_000, "nearest"),
-    ],
-)
-def test_a_plan_that_stores_every_chunks_state_does_not_serve_what_that_cannot_be_afforded_for(
-    entry_of: EntryOf, problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, batch: int, seqlen: int, expected: str
-) -> None:
-    short = entry_of(plan=plan_of(algorithm=algorithm), alternates=())
-    assert ask(problem_of(batch=batch, seqlen=seqlen), on(H200, short), on(H100, short)).step == expected
-
-
 def test_why_says_how_far_the_nearest_bucket_is(entry_of: EntryOf, problem_of: ProblemOf) -> None:
     found = ask(problem_of(needs_final_state=True), on(H200, entry_of(problem_of(seqlen=1024))))
     assert "(seqlen 1024 for 4096, needs_final_state False for True)" in found.why

@@ -26,7 +26,7 @@ def make_config(kernel: str, **changes: str | int | None) -> Config:
     values |= changes
     if KERNELS[kernel].space == "dkdv":
         del values["BLOCK_D"], values["BLOCK_E"]
-    if values["algorithm"] in ("sequential", "chunk_parallel"):
+    if values["algorithm"] == "sequential":
         del values["PROGRAMS"]
     present = {name: value for name, value in values.items() if value is not None}
     return Config.of(

@@ -79,15 +79,15 @@ def test_descriptors_compile(problem_of: ProblemOf, plan_of: PlanOf, name: str) 
 def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     problem = problem_of("bwd", batch=2, num_heads=3, seqlen=1000, head_dim_k=64, head_dim_v=96)
     split = plan_of("dq", algorithm="split", BLOCK_E=32, BLOCK_N=32, PROGRAMS=4 * 6 * 2)
-    chunks = plan_of("dkdv", algorithm="chunk_parallel", BLOCK_N=64)
-    built = build(problem, Plan((*split.steps, *chunks.steps)), H200)
-    heads, slices, segments, chunk_count = 6, 2, 4, 16
+    scan = plan_of("dkdv", algorithm="scan", BLOCK_N=64, PROGRAMS=8 * 6)
+    built = build(problem, Plan((*split.steps, *scan.steps)), H200)
+    heads, slices, segments, scan_segments = 6, 2, 4, 8
     assert [(kernel.name, kernel.programs) for kernel in built.kernels] == [
         ("dq_states_kernel", heads * slices * (segments - 1)),
         ("dq_kernel", heads * slices * segments),
-        ("dkdv_states_kernel", heads * (chunk_count - 1)),
-        ("dkdv_scan_kernel", heads * 6),
-        ("dkdv_kernel", heads * chunk_count),
+        ("dkdv_states_kernel", heads * (scan_segments - 1)),
+        ("dkdv_scan_kernel", heads * 64 * 96 // 512),
+        ("dkdv_kernel", heads * scan_segments),
     ]
     assert all(kernel.registers > 0 for kernel in built.kernels)
 
@@ -113,7 +113,9 @@ def test_with_given_states_dq_needs_no_first_pass_and_no_more_registers(problem_
     states, plain = build(problem, plan_of("dq", algorithm="split", **options), H200).kernels
     assert (states.name, plain.name) == ("dq_states_kernel", "dq_kernel")
     for layout in ("plain", "transposed"):
-        (dq,) = build(problem, plan_of("dq", algorithm="given", given_layout=layout, **options), H200).kernels
+        (dq,) = build(
+            problem, plan_of("dq", algorithm="split", segment_states="given", given_layout=layout, **options), H200
+        ).kernels
         assert (dq.name, dq.programs) == ("dq_kernel", plain.programs)
         assert dq.registers <= plain.registers + 8 and dq.spill_bytes == plain.spill_bytes
 
@@ -121,8 +123,8 @@ def test_with_given_states_dq_needs_no_first_pass_and_no_more_registers(problem_
 def test_a_forward_pass_that_keeps_its_states_is_the_same_code(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     problem = problem_of(batch=1, num_heads=4, seqlen=1000)
     binaries = [
-        [kernel.binary_sha256 for kernel in build(problem, plan_of("o", algorithm=name, PROGRAMS=32), H200).kernels]
-        for name in ("split", "keeping")
+        [kernel.binary_sha256 for kernel in build(problem, plan_of("o", **what, algorithm="split", PROGRAMS=32), H200).kernels]
+        for what in ({}, {"segment_states": "kept"})
     ]
     assert binaries[0] == binaries[1]
 

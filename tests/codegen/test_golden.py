@@ -37,8 +37,8 @@ def backward_split_and_fused(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
 
 def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     plans = (
-        plan_of("dq", algorithm="chunk_parallel", decay_mode="factored", decayed=None),
-        plan_of("dk", algorithm="chunk_parallel", state_layout="transposed"),
+        plan_of("dq", algorithm="scan", decay_mode="factored", decayed=None),
+        plan_of("dk", algorithm="scan", state_layout="transposed"),
         plan_of("dv", state_layout="transposed", branched="all", BLOCK_D=32, decayed="key"),
     )
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))

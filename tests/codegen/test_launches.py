@@ -68,7 +68,7 @@ def test_descriptors(problem_of: ProblemOf, plan_of: PlanOf, dtype: str, name: s
     assert not any(argument.startswith("stride_") for argument in launch.signature)
 
 
-@pytest.mark.parametrize("algorithm", ["sequential", "split", "chunk_parallel"])
+@pytest.mark.parametrize("algorithm", ["sequential", "split", "scan"])
 @pytest.mark.parametrize("loads", ["pointer", "tma"])
 def test_a_new_length_is_no_new_kernel(problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, loads: str) -> None:
     problem, plan = problem_of("bwd", batch=1), plan_of("dq", "dkdv", algorithm=algorithm, loads=loads)

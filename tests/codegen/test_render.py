@@ -24,7 +24,7 @@ from latune.problem import Problem
 LINE_LENGTH = 128
 LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments", "whole_heads"}
 
-ALGORITHMS = ("sequential", "split", "remainder", "chunk_parallel")
+ALGORITHMS = ("sequential", "split", "scan", "remainder")
 # state_layout and branched; the plain layout has no such choice.
 LAYOUTS = (("plain", None), *itertools.product(("transposed",), ("none", "scores", "all")))
 LOADS = ("pointer", "tma")
@@ -50,7 +50,7 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e, **what)
         plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
         yield problem, plan
-        if algorithm == "split":
+        if algorithm in ("split", "scan"):
             yield problem, Plan(tuple(map(sharing, plan.steps)))
             yield problem, plan.chained()
 
@@ -58,10 +58,9 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
 def sharing(step: Step) -> Step:
     """As part of a forward pass that keeps its segments' states, or of a backward pass that is given them."""
     if step.kernel == "o":
-        return replace(step, config=replace(step.config, algorithm="keeping"))
+        return replace(step, config=step.config.with_choices(segment_states="kept"))
     if step.kernel == "dq":
-        choices = (*step.config.choices, ("given_layout", "transposed"))
-        return replace(step, config=replace(step.config, algorithm="given", choices=tuple(sorted(choices))))
+        return replace(step, config=step.config.with_choices(segment_states="given", given_layout="transposed"))
     return step
 
 
@@ -134,7 +133,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == (len(ALGORITHMS) + 2) * 4 * 2 * 4 * 3 * 4 * 5
+    assert len(set(texts)) == (len(ALGORITHMS) + 4) * 4 * 2 * 4 * 3 * 4 * 5
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -209,11 +208,14 @@ def test_states_come_and_go_where_the_problem_has_them(
     assert returned(backward) == ("dq", "dk", "dv", *["dinitial_state"] * initial)
 
 
-def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+@pytest.mark.parametrize("algorithm", ["split", "scan"])
+def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str
+) -> None:
     flags = {"has_initial_state": True, "needs_final_state": True}
 
     def shared(direction: str, *form: str) -> ast.FunctionDef:
-        plan = Plan(tuple(map(sharing, plan_of(*form, algorithm="split").steps)))
+        plan = Plan(tuple(map(sharing, plan_of(*form, algorithm=algorithm).steps)))
         return host(render(problem_of(direction, **flags), plan).text)
 
     assert returned(shared("fwd", "o")) == ("o", "final_state", "states")
@@ -227,7 +229,7 @@ def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(problem_
         (("o",), "split", ["o_states", "o"]),
         (("dq", "dkdv"), "sequential", ["dq", "dkdv"]),
         (("dq", "dk", "dv"), "split", ["dq_states", "dq", "dk_states", "dk", "dv_states", "dv"]),
-        (("dq", "dkdv"), "chunk_parallel", ["dq_states", "dq_scan", "dq", "dkdv_states", "dkdv_scan", "dkdv"]),
+        (("dq", "dkdv"), "scan", ["dq_states", "dq_scan", "dq", "dkdv_states", "dkdv_scan", "dkdv"]),
     ],
 )
 def test_chained_kernels_wait_for_the_one_ahead_and_let_the_next_one_come(

@@ -48,7 +48,7 @@ def test_every_parameter_says_what_it_is(name: str) -> None:
     assert parameters["BLOCK_N"] in ordinal and parameters["num_stages"] in ordinal
     assert parameters["state_layout"] not in ordinal and parameters["algorithm"] not in ordinal
     assert parameters["BLOCK_N"].values == (16, 32, 64, 128)
-    assert str(parameters["PROGRAMS"].when) == "algorithm == 'split' or algorithm == 'remainder'"
+    assert str(parameters["PROGRAMS"].when) == "algorithm != 'sequential'"
 
 
 def stream_cases() -> Iterator[tuple[Problem, Gpu, Kernel]]:
@@ -115,7 +115,7 @@ CASES = [
     ("o", H200, {}, 500, 5000),
     ("o", H200, {"decay": "none", "seqlen": 1024}, 300, 2000),
     ("o", L4, {"dtype": "fp32", "head_dim_k": 64, "head_dim_v": 80}, 200, 5000),
-    ("dq", A100, {"batch": 1, "num_heads": 16, "seqlen": 32768}, 500, 5000),
+    ("dq", A100, {"batch": 1, "num_heads": 16, "seqlen": 32768}, 500, 7000),
     ("o", L4, {"batch": 1, "num_heads": 1, "seqlen": 1, "head_dim_k": 16, "head_dim_v": 16}, 50, 1000),
     ("dkdv", H200, {}, 200, 2000),
     ("dkdv", A100, {"dtype": "fp16", "head_dim_k": 64, "head_dim_v": 128}, 100, 2000),
@@ -160,7 +160,7 @@ def test_absent_parameters_are_absent() -> None:
     assert not any({"decay_mode", "decayed"} & config.values().keys() for config in by_decay["none"])
     for config in by_decay["constant"]:
         values = config.values()
-        assert ("PROGRAMS" in values) == (config.algorithm in ("split", "remainder"))
+        assert ("PROGRAMS" in values) == (config.algorithm != "sequential")
         assert ("decayed" in values) == (values["decay_mode"] != "factored")
 
 
@@ -230,8 +230,7 @@ INFEASIBLE = [
         H200,
         "little to walk",
     ),
-    ({"algorithm": "chunk_parallel"}, {"seqlen": 131072}, L4, "eighth of the GPU's memory"),
-    ({"algorithm": "chunk_parallel", "num_stages": 3}, {}, H200, "nothing to fetch ahead"),
+    ({"algorithm": "scan", "PROGRAMS": 512}, {}, H200, "fewer than ten segments"),
     ({"BLOCK_N": 48}, {}, H200, "BLOCK_N must be one of 16, 32, 64, 128, got 48"),
 ]
 

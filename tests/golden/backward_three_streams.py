@@ -2,8 +2,8 @@
 
 problem   bwd 2,16,1024,80,128 bf16 decay=constant
 templates 0000000000000000000000000000000000000000000000000000000000000000
-dq        chunk_parallel decay_mode=factored loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
-dk        chunk_parallel decay_mode=matrix decayed=value loads=pointer state_layout=transposed BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
+dq        scan decay_mode=factored loads=pointer state_layout=plain BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 PROGRAMS=512 num_warps=4 num_stages=2
+dk        scan decay_mode=matrix decayed=value loads=pointer state_layout=transposed BLOCK_D=128 BLOCK_E=64 BLOCK_N=32 PROGRAMS=512 num_warps=4 num_stages=2
 dv        sequential branched=all decay_mode=matrix decayed=key loads=pointer state_layout=transposed BLOCK_D=32 BLOCK_E=64 BLOCK_N=32 num_warps=4 num_stages=2
 """
 
@@ -82,7 +82,7 @@ def dq_scan_kernel(
     m_state = o_state < D * E
     slope = tl.load(slopes + i_bh % num_heads) * LOG2_E
     b_state = tl.zeros([BLOCK], dtype=tl.float32)
-    for i_s in tl.range(0, num_segments):
+    for i_s in tl.range(0, num_segments, num_stages=4):
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_s) * (D * E) + o_state
         b_local = tl.load(p_state, mask=m_state, other=0.0)
         tl.store(p_state, b_state, mask=m_state)
@@ -258,7 +258,7 @@ def dk_scan_kernel(
     m_state = o_state < D * E
     slope = tl.load(slopes + i_bh % num_heads) * LOG2_E
     b_state = tl.zeros([BLOCK], dtype=tl.float32)
-    for back in tl.range(0, num_segments):
+    for back in tl.range(0, num_segments, num_stages=4):
         i_s = num_segments - 1 - back
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_s) * (D * E) + o_state
         b_local = tl.load(p_state, mask=m_state, other=0.0)
@@ -472,9 +472,11 @@ def backward(q, k, v, slopes, scale, do):
     dq = _empty_like(q)
     dk = _empty_like(k)
     dv = _empty_like(v)
-    dq_rows = 32
+    # As many segments as make 512 programs at most.
+    dq_rows = triton.cdiv(triton.cdiv(seqlen, 32), max(512 // (batch * num_heads * 2), 1)) * 32
     dq_segments = triton.cdiv(seqlen, dq_rows)
-    dk_rows = 32
+    # As many segments as make 512 programs at most.
+    dk_rows = triton.cdiv(triton.cdiv(seqlen, 32), max(512 // (batch * num_heads * 2), 1)) * 32
     dk_segments = triton.cdiv(seqlen, dk_rows)
     shape = (batch * num_heads, max(dq_segments, dk_segments), 80 * 128)
     states = torch.empty(shape, dtype=torch.float32, device=q.device)
@@ -498,7 +500,7 @@ def backward(q, k, v, slopes, scale, do):
         num_stages=2,
         enable_fp_fusion=True,
     )
-    dq_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 1024))](
+    dq_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 512))](
         slopes,
         states,
         num_heads,
@@ -507,7 +509,7 @@ def backward(q, k, v, slopes, scale, do):
         dq_segments,
         D=128,
         E=80,
-        BLOCK=1024,
+        BLOCK=512,
     )
     dq_kernel[(batch * num_heads * 2, dq_segments)](
         do,
@@ -554,7 +556,7 @@ def backward(q, k, v, slopes, scale, do):
         num_stages=2,
         enable_fp_fusion=True,
     )
-    dk_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 1024))](
+    dk_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 512))](
         slopes,
         states,
         num_heads,
@@ -563,7 +565,7 @@ def backward(q, k, v, slopes, scale, do):
         dk_segments,
         D=128,
         E=80,
-        BLOCK=1024,
+        BLOCK=512,
     )
     dk_kernel[(batch * num_heads * 2, dk_segments)](
         v,

@@ -90,4 +90,4 @@ def test_backward_starts_from_the_states_of_the_forward_pass(monkeypatch: pytest
     loss(wanted, wanted_state if states else None).backward()
     pairs = [(x.grad, y.grad) for x, y in zip(given, exact, strict=True) if x is not None]
     assert max(((got - exact_).norm() / exact_.norm()).item() for got, exact_ in pairs) < TOLERANCE
-    assert any("dq: given" in plan for plan in loaded)
+    assert any("segment_states=given" in plan for plan in loaded)

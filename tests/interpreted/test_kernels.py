@@ -38,7 +38,7 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "states": ((False, False), (True, False), (False, True), (True, True)),
     # Moderate and none; l^C underflows; slow and beyond the bound of a factored decay.
     "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
-    "algorithm": ("sequential", "split", "remainder", "chunk_parallel"),
+    "algorithm": ("sequential", "split", "scan", "remainder"),
     # Programs for the segments of a head, if it is split: with none it is one segment all the same.
     "segments": (0, 3),
     "layout": ("plain", "transposed"),
@@ -100,7 +100,7 @@ class Case:
             key_width, width = KERNELS[kernel].dims(problem)
             constexprs |= {"BLOCK_D": max(16, tile_width(key_width) // self.tiles), "BLOCK_E": self.widths[2]}
             programs *= -(-width // self.widths[2])
-        constexprs |= {"PROGRAMS": self.segments * programs + 1} if self.algorithm == "split" else {}
+        constexprs |= {"PROGRAMS": self.segments * programs + 1} if self.algorithm in ("split", "scan") else {}
         # Of four heads one is left over, in three segments; or none.
         at_a_time = (self.segments or 2) * (programs // problem.batch_heads)
         constexprs |= {"PROGRAMS": at_a_time} if self.algorithm == "remainder" else {}
@@ -263,12 +263,15 @@ CHANGES = (
 )
 
 
+@pytest.mark.parametrize("algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan")], ids="-".join)
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_dq_starts_from_the_states_that_forward_kept(change: dict[str, object], layout: str) -> None:
-    """``layout``: of the backward pass's state, whatever forward's is."""
-    ahead = replace(PLAIN, **change)
-    behind = replace(ahead, layout=layout)
+def test_dq_starts_from_the_states_that_forward_kept(
+    change: dict[str, object], layout: str, algorithms: tuple[str, str]
+) -> None:
+    """``layout``: of the backward pass's state, whatever forward's is; ``algorithms``: of both."""
+    ahead = replace(PLAIN, **change, algorithm=algorithms[0])
+    behind = replace(ahead, layout=layout, algorithm=algorithms[1])
     kept = keeping(ahead.plan("o"))
     assert kept is not None
     plan = resuming(behind.plan("dq", "dkdv"), kept, ahead.problem("bwd"))

@@ -27,7 +27,7 @@ PROBLEM = Problem(
 
 def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n: int = 32, programs: int = 24) -> Step:
     choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
-    constexprs = {"BLOCK_N": block_n, **({"PROGRAMS": programs} if algorithm == "split" else {})}
+    constexprs = {"BLOCK_N": block_n, **({"PROGRAMS": programs} if algorithm != "sequential" else {})}
     if KERNELS[name].space == "stream":
         constexprs |= {"BLOCK_D": 64, "BLOCK_E": 64}
     return Step(kernel=name, config=Config.of(algorithm, choices=choices, constexprs=constexprs))
@@ -41,22 +41,23 @@ AHEAD = Plan((step("o", layout="transposed"),))
 BEHIND = backward_plan(step("dq"))
 
 
-def test_a_split_forward_plan_keeps_its_states_and_no_other() -> None:
+def test_a_forward_plan_in_segments_keeps_their_states_and_no_other() -> None:
     kept = keeping(AHEAD)
     assert kept is not None
-    assert kept.steps[0].config == replace(AHEAD.steps[0].config, algorithm="keeping")
+    assert kept.steps[0].config == AHEAD.steps[0].config.with_choices(segment_states="kept")
     assert keeping(Plan((step("o", algorithm="sequential"),))) is None
 
 
+@pytest.mark.parametrize("algorithm", ["split", "scan"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
-def test_dq_is_told_how_the_states_lie(layout: str) -> None:
-    kept = keeping(Plan((step("o", layout=layout),)))
+def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(layout: str, algorithm: str) -> None:
+    kept = keeping(Plan((step("o", layout=layout, algorithm=algorithm),)))
     assert kept is not None
     plan = resuming(BEHIND, kept, PROBLEM)
     assert plan is not None
     dq, dkdv = plan.steps
-    assert dq.config.algorithm == "given" and dict(dq.config.choices)["given_layout"] == layout
-    assert dict(dq.config.choices)["state_layout"] == "plain"
+    choices = {"segment_states": "given", "given_layout": layout, "state_layout": "plain"}
+    assert dq.config.algorithm == algorithm and choices.items() <= dict(dq.config.choices).items()
     assert dkdv == BEHIND.steps[1]
 
 
@@ -138,13 +139,13 @@ def test_states_go_from_one_pass_to_the_other(serve) -> None:
     assert isinstance(next(iter(memo.KEEPING.calls.values())), Replay)
 
 
-@pytest.mark.parametrize("algorithm", ["keeping", "given"])
-def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_none(serve, monkeypatch, algorithm) -> None:
+@pytest.mark.parametrize("states", ["kept", "given"])
+def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_none(serve, monkeypatch, states) -> None:
     gpu = serve((AHEAD,), (BEHIND,))
     launch = JITFunction.run
 
     def refuse(jit, *arguments, **options):
-        if f" {algorithm} " in Path(jit.fn.__code__.co_filename).read_text():
+        if f" segment_states={states} " in Path(jit.fn.__code__.co_filename).read_text():
             raise OutOfResources(300_000, 232_448, "shared memory")
         return launch(jit, *arguments, **options)
 
@@ -155,7 +156,7 @@ def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_
         gpu.jit.clear()
         gpu.direct.clear()
         backward(given, kept)
-        assert (kept is None) == (algorithm == "keeping" or turn > 0)
+        assert (kept is None) == (states == "kept" or turn > 0)
         assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
     assert gpu.jit == []
 

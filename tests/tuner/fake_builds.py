@@ -67,10 +67,7 @@ def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
 
 def _kernels(view: StepView) -> list[KernelBuild]:
     config, problem = view.step.config, view.problem
-    if view.algorithm in ("split", "remainder"):
-        segments = view.segments
-    else:
-        segments = -(-problem.seqlen // view.block_n) if view.algorithm == "chunk_parallel" else 1
+    segments = view.segments if view.segmented else 1
     width = view.block_d * len(view.tiles)
     columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
@@ -86,7 +83,7 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     )
     states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=cut * max(segments - 1, 1))
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
-    return [*([states] if view.segmented else []), *([scan] if view.algorithm == "chunk_parallel" else []), main]
+    return [*([states] if view.segmented else []), *([scan] if view.scanned else []), main]
 
 
 def start(_: int) -> Callable[[Compile], Build]:

@@ -111,7 +111,7 @@ def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -
     few, many = problem(1, 16, 32768, 128), problem(8, 32, 8192, 128)
     assert best_ms(few, algorithm="split", programs=128) < 0.7 * best_ms(few)
     assert best_ms(many) < best_ms(many, algorithm="split", programs=1024)
-    assert best_ms(many) < best_ms(many, algorithm="chunk_parallel")
+    assert best_ms(many) < best_ms(many, algorithm="scan", programs=1024)
 
 
 def test_heads_left_over_by_a_wave_gain_from_segments(fake_builds: ModuleType) -> None:
