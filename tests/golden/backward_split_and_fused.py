@@ -47,6 +47,9 @@ def dq_states_kernel(
     v += i_b.to(tl.int64) * stride_vb + i_h.to(tl.int64) * stride_vh
     k += i_b.to(tl.int64) * stride_kb + i_h.to(tl.int64) * stride_kh
     slope = tl.load(slopes + i_h) * LOG2_E
+    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
+    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    begin += tl.maximum(end - begin - live_rows, 0) // BLOCK_N * BLOCK_N
     across = tl.exp2(-slope * BLOCK_N)
     to_state = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
     b_state = tl.zeros([BLOCK_D, BLOCK_E], dtype=tl.float32)
@@ -112,7 +115,11 @@ def dq_kernel(
     slope = tl.load(slopes + i_h) * LOG2_E
     p_state = initial_state + i_bh.to(tl.int64) * (D * E) + o_e[None, :] * D + o_d[:, None]
     b_state = tl.load(p_state, mask=(o_d < D)[:, None] & (o_e < E)[None, :], other=0.0)
-    for i_t in tl.range(0, i_s):
+    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
+    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    first = tl.maximum(i_s - 1 - live_rows // segment_rows, 0)
+    b_state *= tl.exp2(-slope * first * segment_rows)
+    for i_t in tl.range(first, i_s):
         across = tl.exp2(-slope * segment_rows)
         b_state *= across
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_t) * (D * E) + o_d[:, None] * E + o_e[None, :]

@@ -286,6 +286,20 @@ def test_dq_starts_from_the_states_that_forward_kept(
         assert error_ratio(output, call.expected[name], DTYPES[ahead.dtype]) < TOLERANCES[ahead.dtype], name
 
 
+@pytest.mark.parametrize("algorithm", ["split", "scan"])
+def test_rows_that_decay_to_nothing_by_their_segments_end_are_not_read(algorithm: str) -> None:
+    """Segments are of 48 rows, of which the last four are alive where the next one begins."""
+    case = replace(PLAIN, slopes=(20.0, 20.0), algorithm=algorithm)
+    tensors = {name: x.clone() for name, x in call_of(case).tensors.items()}
+    for name in ("q", "k", "v", "do"):
+        tensors[name][:, :, :16] = tensors[name][:, :, 80:96] = float("nan")
+    (o,) = run(case.problem("fwd"), case.plan("o"), tensors)
+    dq, dk, dv = run(case.problem("bwd"), case.plan("dq", "dkdv"), tensors)
+    for name, clean in {"o": o[:, :, 48:80], "dq": dq[:, :, 48:80], "dk": dk[:, :, 16:48], "dv": dv[:, :, 16:48]}.items():
+        assert clean.isfinite().all(), name
+    assert o[:, :, :48].isnan().any()
+
+
 @pytest.mark.parametrize("direction", ["fwd", "bwd"])
 def test_a_chained_plan_computes_what_it_does_otherwise(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter runs one kernel after another, and knows nothing of waiting."""
