@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from latune.plan import KERNELS, LAUNCH_PDL, Kernel, Step
-from latune.problem import Problem, tile_width
+from latune.codegen.partition import Partition
+from latune.plan import KERNELS, LAUNCH_PDL
 
-SEGMENTED = ("split", "scan", "remainder")
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
 SCAN_BLOCK = 512
 SCAN_STAGES = 4
@@ -32,26 +31,16 @@ class TileView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepView:
-    """One step of a plan, for the templates. ``d`` and ``e`` are the widths as this kernel sees them.
+class StepView(Partition):
+    """One step of a plan, for the templates.
 
     Attributes:
         follows: another step of the plan comes before it.
         precedes: another one comes after it.
     """
 
-    problem: Problem
-    step: Step
     follows: bool = False
     precedes: bool = False
-
-    @cached_property
-    def kernel(self) -> Kernel:
-        return KERNELS[self.step.kernel]
-
-    @cached_property
-    def _values(self) -> dict[str, str | int]:
-        return self.step.config.values()
 
     @property
     def name(self) -> str:
@@ -62,20 +51,8 @@ class StepView:
         return str(self.step.config)
 
     @property
-    def algorithm(self) -> str:
-        return self.step.config.algorithm
-
-    @property
-    def fused(self) -> bool:
-        return self.kernel.space == "dkdv"
-
-    @property
     def reverse(self) -> bool:
         return self.kernel.reverse
-
-    @property
-    def segmented(self) -> bool:
-        return self.algorithm in SEGMENTED
 
     @property
     def scanned(self) -> bool:
@@ -106,11 +83,6 @@ class StepView:
     def chained(self) -> bool:
         """Its kernels are launched before those ahead of them have ended."""
         return bool(dict(self.step.config.options).get(LAUNCH_PDL))
-
-    @property
-    def remainder(self) -> bool:
-        """Only heads that are left over are cut into segments."""
-        return self.algorithm == "remainder"
 
     @property
     def stored_head(self) -> str:
@@ -148,59 +120,13 @@ class StepView:
         return TL_DTYPES[self.problem.dtype]
 
     @property
-    def d(self) -> int:
-        return self.kernel.dims(self.problem)[0]
-
-    @property
-    def e(self) -> int:
-        return self.kernel.dims(self.problem)[1]
-
-    @property
-    def block_n(self) -> int:
-        return int(self._values["BLOCK_N"])
-
-    @property
-    def block_d(self) -> int:
-        return tile_width(self.d) if self.fused else int(self._values["BLOCK_D"])
-
-    @property
     def tiles(self) -> list[TileView]:
         """The tiles that hold the key dim."""
-        count = -(-self.d // self.block_d)
-        starts = ["0", "BLOCK_D", *(f"{number} * BLOCK_D" for number in range(2, count))][:count]
-        return [TileView(suffix=str(number) if count > 1 else "", start=start) for number, start in enumerate(starts)]
+        starts = ["0", "BLOCK_D", *(f"{number} * BLOCK_D" for number in range(2, self.num_tiles))][: self.num_tiles]
+        return [TileView(suffix=str(number) if self.num_tiles > 1 else "", start=start) for number, start in enumerate(starts)]
 
     def tiles_of(self, tensor: TensorView) -> list[TileView]:
         return self.tiles if tensor.axis == "d" else [TileView(suffix="", start="0")]
-
-    @property
-    def block_e(self) -> int:
-        return tile_width(self.e) if self.fused else int(self._values["BLOCK_E"])
-
-    @property
-    def num_splits(self) -> int:
-        return -(-self.e // self.block_e)
-
-    @property
-    def programs(self) -> int:
-        return int(self._values["PROGRAMS"])
-
-    @property
-    def split_heads(self) -> int:
-        """Heads of the problem whose sequence is cut; its module makes the same of any batch and number of heads."""
-        heads = self.problem.batch_heads
-        return heads % (self.programs // self.num_splits) if self.remainder else heads
-
-    @property
-    def segments(self) -> int:
-        """Of those heads, likewise."""
-        return max(self.programs // max(self.split_heads * self.num_splits, 1), 1)
-
-    @property
-    def segment_rows(self) -> int:
-        """Of each of those segments but the last, likewise."""
-        chunks = -(-self.problem.seqlen // self.block_n)
-        return -(-chunks // self.segments) * self.block_n
 
     @property
     def scan_block(self) -> int:

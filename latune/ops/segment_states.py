@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latune.codegen.step_view import StepView
+from latune.codegen.partition import Partition
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
@@ -36,7 +36,7 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
     if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
         return False
-    rows = [StepView(problem=problem, step=one).segment_rows for one in (step, keeper)]
+    rows = [Partition(problem=problem, step=one).segment_rows for one in (step, keeper)]
     return rows[0] == rows[1] < problem.seqlen
 
 

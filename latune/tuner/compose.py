@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, product
 
+from latune.codegen.partition import Partition
 from latune.codegen.space import Space, load_space
-from latune.codegen.step_view import StepView
 from latune.config import Config
 from latune.gpu import Gpu
 from latune.plan import FORMS, KERNELS, LAUNCH_PDL, Plan, Step
@@ -140,7 +140,7 @@ class Composer:
 
     def _chained(self, plan: Plan) -> Plan | None:
         """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
-        segmented = any(StepView(problem=self.problem, step=step).segmented for step in plan.steps)
+        segmented = any(Partition(problem=self.problem, step=step).segmented for step in plan.steps)
         return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and (len(plan.steps) > 1 or segmented) else None
 
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
@@ -156,7 +156,7 @@ class Composer:
         """The config in segments whose programs give each SM ``waves`` of them, if each head has two; else as it is."""
         if config.algorithm not in ("sequential", "split", "scan"):
             return config
-        slices = StepView(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
+        slices = Partition(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves
         if programs < 2 * self.problem.batch_heads * slices:
             return config

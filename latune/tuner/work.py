@@ -112,7 +112,7 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
     """Reads y and z of all segments but one, writes a state each."""
     share = sizes.split_share * (sizes.segments - 1) / sizes.segments
     written = sizes.split_share * sizes.state_bytes * (sizes.segments - 1)
-    width = view.block_d * len(view.tiles)
+    width = view.block_d * view.num_tiles
     rows, columns = (view.block_e, width) if view.transposed else (width, view.block_e)
     return Work(
         dram_bytes=share * sizes.column_bytes * (view.d + view.e) + written,
@@ -126,7 +126,7 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
 
 def _stream(view: StepView, sizes: _Sizes) -> Work:
     """Scores x y^T, from them and the state the output, then the state's update."""
-    n, d, e = view.block_n, view.block_d * len(view.tiles), view.block_e
+    n, d, e = view.block_n, view.block_d * view.num_tiles, view.block_e
     once = sizes.column_bytes * (2 * view.d + 2 * view.e)
     again = sizes.column_bytes * 2 * view.d * (view.num_splits - 1)
     saved = sizes.inputs_again(view.d + view.e)

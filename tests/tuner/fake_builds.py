@@ -68,7 +68,7 @@ def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
 def _kernels(view: StepView) -> list[KernelBuild]:
     config, problem = view.step.config, view.problem
     segments = view.segments if view.segmented else 1
-    width = view.block_d * len(view.tiles)
+    width = view.block_d * view.num_tiles
     columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
     programs = problem.batch_heads * view.num_splits

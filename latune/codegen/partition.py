@@ -1,0 +1,96 @@
+"""How a step cuts its problem: into chunks of rows, tiles and slices of columns, and segments of the sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from latune.plan import KERNELS, Kernel, Step
+from latune.problem import Problem, tile_width
+
+_SEGMENTED = ("split", "scan", "remainder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The pieces of one step. ``d`` and ``e`` are the widths as its kernel sees them."""
+
+    problem: Problem
+    step: Step
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        return KERNELS[self.step.kernel]
+
+    @cached_property
+    def _values(self) -> dict[str, str | int]:
+        return self.step.config.values()
+
+    @property
+    def algorithm(self) -> str:
+        return self.step.config.algorithm
+
+    @property
+    def fused(self) -> bool:
+        return self.kernel.space == "dkdv"
+
+    @property
+    def remainder(self) -> bool:
+        """Only heads that are left over are cut into segments."""
+        return self.algorithm == "remainder"
+
+    @property
+    def segmented(self) -> bool:
+        """The sequence is cut, of all heads or of some."""
+        return self.algorithm in _SEGMENTED
+
+    @property
+    def d(self) -> int:
+        return self.kernel.dims(self.problem)[0]
+
+    @property
+    def e(self) -> int:
+        return self.kernel.dims(self.problem)[1]
+
+    @property
+    def block_n(self) -> int:
+        return int(self._values["BLOCK_N"])
+
+    @property
+    def block_d(self) -> int:
+        return tile_width(self.d) if self.fused else int(self._values["BLOCK_D"])
+
+    @property
+    def num_tiles(self) -> int:
+        """Of BLOCK_D columns, which hold the key dim in one program."""
+        return -(-self.d // self.block_d)
+
+    @property
+    def block_e(self) -> int:
+        return tile_width(self.e) if self.fused else int(self._values["BLOCK_E"])
+
+    @property
+    def num_splits(self) -> int:
+        """Slices of the value dim, BLOCK_E columns wide; there is a program for each."""
+        return -(-self.e // self.block_e)
+
+    @property
+    def programs(self) -> int:
+        return int(self._values["PROGRAMS"])
+
+    @property
+    def split_heads(self) -> int:
+        """Heads of the problem whose sequence is cut; its module makes the same of any batch and number of heads."""
+        heads = self.problem.batch_heads
+        return heads % (self.programs // self.num_splits) if self.remainder else heads
+
+    @property
+    def segments(self) -> int:
+        """Of those heads, likewise."""
+        return max(self.programs // max(self.split_heads * self.num_splits, 1), 1)
+
+    @property
+    def segment_rows(self) -> int:
+        """Of each of those segments but the last, likewise."""
+        chunks = -(-self.problem.seqlen // self.block_n)
+        return -(-chunks // self.segments) * self.block_n
