@@ -13,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
 from latune.config import Config
-from latune.ops import dispatch, kernels, memo
+from latune.ops import attention, dispatch, kernels, memo, reference
 from latune.ops.replay import Replay
 from latune.ops.segment_states import keeping, resuming
 from latune.plan import KERNELS, Plan, Step
@@ -221,3 +221,41 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
     assert known is not None and known.serve(0.5, *given, None) is None, "without states it is not what was recorded"
     outputs, kept = kernels.forward_keeping(*given, 0.5, None, False, known)
     assert len(outputs) == 1 and kept is not None and set(memo.KEEPING.calls) == {known.key}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan")], ids="-".join)
+def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
+    monkeypatch, algorithms: tuple[str, str], states: bool
+) -> None:
+    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes."""
+    ahead, behind = algorithms
+    plans = {
+        "fwd": Plan((step("o", layout="transposed", algorithm=ahead),)),
+        "bwd": backward_plan(step("dq", algorithm=behind)),
+    }
+
+    def resolve(problem, gpu):
+        return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
+
+    monkeypatch.setattr(dispatch, "resolve", resolve)
+    dispatch.forget_decisions()
+    slopes = torch.tensor([0.0, 0.02, 20.0])
+    for turn in range(4):
+        torch.manual_seed(turn)
+        given = [torch.randn(2, HEADS, SEQLEN, width).bfloat16() * width**-0.5 for width in (D, D, E)]
+        given += [torch.randn(2, HEADS, D, E)] if states else []
+        leaves = [x.cuda().requires_grad_() for x in given]
+        exact = [x.double().requires_grad_() for x in given]
+        initial = leaves[3] if states else None
+        o, *final = attention._padded(*leaves[:3], slopes.cuda(), 0.5, initial, states)
+        wanted, wanted_final = reference.recurrence(
+            *exact[:3], slopes.double(), scale=0.5, initial_state=exact[3] if states else None
+        )
+        (o.float().sin().sum() + sum(x.cos().sum() for x in final)).backward()
+        (wanted.sin().sum() + (wanted_final.cos().sum() if states else 0)).backward()
+        for got, right in zip((o, *(x.grad for x in leaves)), (wanted, *(x.grad for x in exact)), strict=True):
+            assert (got.double().cpu() - right).norm() < 6e-3 * right.norm()
+    assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
+    dispatch.forget_decisions()
