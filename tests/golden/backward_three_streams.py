@@ -87,7 +87,8 @@ def dq_scan_kernel(
     b_state = tl.zeros([BLOCK], dtype=tl.float32)
     for i_s in tl.range(0, num_segments, num_stages=4):
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_s) * (D * E) + o_state
-        b_local = tl.load(p_state, mask=m_state, other=0.0)
+        made = tl.where(i_s + 1 < num_segments, D * E, 0)
+        b_local = tl.load(p_state, mask=o_state < made, other=0.0)
         tl.store(p_state, b_state, mask=m_state)
         b_state *= tl.exp2(-slope * tl.minimum(seqlen - i_s * segment_rows, segment_rows))
         b_state += b_local
@@ -268,7 +269,8 @@ def dk_scan_kernel(
     for back in tl.range(0, num_segments, num_stages=4):
         i_s = num_segments - 1 - back
         p_state = segment_states + (i_bh.to(tl.int64) * num_segments + i_s) * (D * E) + o_state
-        b_local = tl.load(p_state, mask=m_state, other=0.0)
+        made = tl.where(i_s > 0, D * E, 0)
+        b_local = tl.load(p_state, mask=o_state < made, other=0.0)
         tl.store(p_state, b_state, mask=m_state)
         b_state *= tl.exp2(-slope * tl.minimum(seqlen - i_s * segment_rows, segment_rows))
         b_state += b_local
