@@ -80,7 +80,7 @@ class Composer:
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
     def variants(self, plan: Plan) -> list[Plan]:
-        """The plan with one of its kernels changed: cut otherwise, to a start of its space, as it is or cut, or to a deeper
+        """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
         pipeline; and the plan with its launches chained, or not.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
@@ -148,12 +148,12 @@ class Composer:
         return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
 
     def _cuts(self, name: str, config: Config) -> list[Config]:
-        """The config in segments that give each SM one program, or two, and so that a scan sums the states of the former."""
+        """The config as it is, in segments that give each SM one program or two, and with a scan of the former's states."""
         once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
-        return [once, twice, *([replace(once, algorithm="scan")] if once.algorithm == "split" else [])]
+        return [config, once, twice, *([replace(once, algorithm="scan")] if once.algorithm == "split" else [])]
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
-        """The config in segments whose programs give each SM ``waves`` of them, if each head has two; else as it is."""
+        """The config by ``split``, with ``waves`` programs for each SM, if each head then has two segments; else as it is."""
         if config.algorithm not in ("sequential", "split", "scan"):
             return config
         slices = Partition(problem=self.problem, step=Step(kernel=name, config=config)).num_splits

@@ -167,9 +167,21 @@ def test_for_few_heads_starts_come_in_segments_summed_and_scanned(fake_builds: M
     few = Composer(problem=problem, gpu=GPU, spaces=SPACES)
     known = fake_builds.one("o", fake_builds.config(algorithm="split", programs=128))
     configs = [plan.steps[0].config for plan in few.variants(known)]
-    assert {config.algorithm for config in configs} == {"split", "scan"}
+    starts = few.space("o").feasible_starts(problem, GPU, KERNELS["o"])
+    assert starts and set(starts) <= set(configs), "as they are, too"
+    assert {config.algorithm for config in configs} == {"sequential", "split", "scan"}
+    configs = [config for config in configs if config.algorithm != "sequential"]
     wide = [dict(config.constexprs) for config in configs if dict(config.constexprs)["BLOCK_E"] == 128]
     assert {values["PROGRAMS"] for values in wide} == {128, 256}
+
+
+def test_starts_that_cannot_be_cut_are_raced_as_they_are() -> None:
+    """Segments that fill the GPU would have less than two chunks."""
+    problem = replace(composer("fwd").problem, batch=1, num_heads=8, seqlen=256)
+    short = Composer(problem=problem, gpu=GPU, spaces=SPACES)
+    starts = short.space("o").feasible_starts(problem, GPU, KERNELS["o"])
+    variants = {plan.steps[0].config for plan in short.variants(Plan((Step(kernel="o", config=default(short, "o")),)))}
+    assert len(starts) > 1 and set(starts) - {default(short, "o")} <= variants
 
 
 @pytest.mark.parametrize(("stages", "deeper"), [(1, [2]), (3, [4]), (4, [])])
