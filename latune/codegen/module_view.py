@@ -97,7 +97,10 @@ class ModuleView:
 
     @property
     def argument_docs(self) -> list[tuple[str, str]]:
-        return [(name, _ARGUMENT_DOCS[name].format(d=self.d, e=self.e)) for name in self.arguments]
+        docs = {name: _ARGUMENT_DOCS[name].format(d=self.d, e=self.e) for name in self.arguments}
+        if "initial_state" in docs and not any("initial_state" in step.states for step in self.steps):
+            docs["initial_state"] += " Not read: the segments' states have it."
+        return list(docs.items())
 
     @property
     def outputs(self) -> list[tuple[str, str]]:

@@ -47,8 +47,8 @@ def dq_states_kernel(
     v += i_b.to(tl.int64) * stride_vb + i_h.to(tl.int64) * stride_vh
     k += i_b.to(tl.int64) * stride_kb + i_h.to(tl.int64) * stride_kh
     slope = tl.load(slopes + i_h) * LOG2_E
-    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
-    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    # Over more rows the decay is below 2^-126, the smallest normal number of fp32: what lies further back is left out.
+    live_rows = (126.0 / tl.maximum(slope, 1e-7)).to(tl.int32)
     begin += tl.maximum(end - begin - live_rows, 0) // BLOCK_N * BLOCK_N
     across = tl.exp2(-slope * BLOCK_N)
     to_state = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
@@ -115,10 +115,9 @@ def dq_kernel(
     slope = tl.load(slopes + i_h) * LOG2_E
     p_state = initial_state + i_bh.to(tl.int64) * (D * E) + o_e[None, :] * D + o_d[:, None]
     b_state = tl.load(p_state, mask=(o_d < D)[:, None] & (o_e < E)[None, :], other=0.0)
-    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
-    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    # Over more rows the decay is below 2^-126, the smallest normal number of fp32: what lies further back is left out.
+    live_rows = (126.0 / tl.maximum(slope, 1e-7)).to(tl.int32)
     first = tl.maximum(i_s - 1 - live_rows // segment_rows, 0)
-    b_state *= tl.exp2(-slope * first * segment_rows)
     for i_t in tl.range(first, i_s):
         across = tl.exp2(-slope * segment_rows)
         b_state *= across

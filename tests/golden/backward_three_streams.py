@@ -49,8 +49,8 @@ def dq_states_kernel(
     v += i_b.to(tl.int64) * stride_vb + i_h.to(tl.int64) * stride_vh
     k += i_b.to(tl.int64) * stride_kb + i_h.to(tl.int64) * stride_kh
     slope = tl.load(slopes + i_h) * LOG2_E
-    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
-    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    # Over more rows the decay is below 2^-126, the smallest normal number of fp32: what lies further back is left out.
+    live_rows = (126.0 / tl.maximum(slope, 1e-7)).to(tl.int32)
     begin += tl.maximum(end - begin - live_rows, 0) // BLOCK_N * BLOCK_N
     across = tl.exp2(-slope * BLOCK_N)
     to_state = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
@@ -228,8 +228,8 @@ def dk_states_kernel(
     do += i_b.to(tl.int64) * stride_dob + i_h.to(tl.int64) * stride_doh
     q += i_b.to(tl.int64) * stride_qb + i_h.to(tl.int64) * stride_qh
     slope = tl.load(slopes + i_h) * LOG2_E
-    # The decay over more rows is below 2^-126, the smallest normal number of fp32: of what lies further back nothing is left.
-    live_rows = (126.0 / tl.maximum(slope, 1e-6)).to(tl.int32)
+    # Over more rows the decay is below 2^-126, the smallest normal number of fp32: what lies further back is left out.
+    live_rows = (126.0 / tl.maximum(slope, 1e-7)).to(tl.int32)
     last = tl.minimum(last, begin + live_rows // BLOCK_N * BLOCK_N)
     end = tl.minimum(end, last + BLOCK_N)
     across = tl.exp2(-slope * BLOCK_N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -298,6 +299,38 @@ def test_rows_that_decay_to_nothing_by_their_segments_end_are_not_read(algorithm
     for name, clean in {"o": o[:, :, 48:80], "dq": dq[:, :, 48:80], "dk": dk[:, :, 16:48], "dv": dv[:, :, 16:48]}.items():
         assert clean.isfinite().all(), name
     assert o[:, :, :48].isnan().any()
+
+
+@pytest.mark.parametrize("algorithm", ["split", "scan"])
+def test_rows_that_are_alive_at_their_segments_end_are_read(algorithm: str) -> None:
+    """A slope at which twenty rows are alive, which chunks of 16 rows make the last two of a segment's three."""
+    slope = 126 / 20.5 * math.log(2)
+    case = replace(PLAIN, slopes=(slope, slope), algorithm=algorithm)
+    for lost, arrives in ((16, True), (0, False)):
+        tensors = {name: x.clone() for name, x in call_of(case).tensors.items()}
+        for name in ("q", "k", "v", "do"):
+            tensors[name][:, :, lost : lost + 16] = float("nan")
+            tensors[name][:, :, 80 - lost : 96 - lost] = float("nan")
+        (o,) = run(case.problem("fwd"), case.plan("o"), tensors)
+        _, dk, dv = run(case.problem("bwd"), case.plan("dq", "dkdv"), tensors)
+        for name, next_segment in {"o": o[:, :, 48:64], "dk": dk[:, :, 32:48], "dv": dv[:, :, 32:48]}.items():
+            assert next_segment.isnan().any() == arrives, (name, lost)
+
+
+def test_segments_that_decay_to_nothing_are_not_summed() -> None:
+    """What is lost is next to the following segment, and a whole segment away from the one after that."""
+    case = replace(PLAIN, slopes=(20.0, 20.0))
+
+    def outputs(direction: str, lost: slice, *kernels: str) -> tuple[Tensor, ...]:
+        tensors = {name: x.clone() for name, x in call_of(case).tensors.items()}
+        for name in ("q", "k", "v", "do"):
+            tensors[name][:, :, lost] = float("nan")
+        return run(case.problem(direction), case.plan(*kernels), tensors)
+
+    (o,) = outputs("fwd", slice(32, 48), "o")
+    _, dk, dv = outputs("bwd", slice(96, 112), "dq", "dkdv")
+    for near, far in ((o[:, :, 48:64], o[:, :, 96:]), (dk[:, :, 80:96], dk[:, :, :48]), (dv[:, :, 80:96], dv[:, :, :48])):
+        assert near.isnan().any() and far.isfinite().all()
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd"])
