@@ -14,7 +14,7 @@ _HEADER_END = '\n"""\n'
 def code_sha256(text: str) -> str:
     """SHA-256 of a generated module without its header, the docstring that names problem, configs and this digest.
 
-    A cached plan was measured with the code of this digest, whatever becomes of templates that it does not use.
+    A cached plan serves as the code of this digest, whatever becomes of templates that it does not use.
     """
     _, _, code = text.partition(_HEADER_END)
     return hashlib.sha256(code.encode()).hexdigest()
