@@ -13,7 +13,6 @@ KINDS = ("decay", "dtype")
 FLAGS = ("has_initial_state", "needs_final_state", "varlen")
 # Between buckets that differ in one of these no plan is carried over.
 _SAME_KERNEL = ("op", "direction", "head_dim_k", "head_dim_v")
-
 # How many octaves of seqlen one of batch * heads counts for. In caches measured for an H200 and an H100 a bucket's winner is
 # among the best four of one four octaves longer or shorter more often (81%) than of one with twice or half the heads (78%).
 _HEADS_WEIGHT = 4

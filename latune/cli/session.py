@@ -119,10 +119,10 @@ class Session:
             problem: next((entry for entry in known.get(problem.bucket(), ()) if entry.is_current(plan_sha256)), None)
             for problem in problems
         }
-        unknown = [problem for problem, entry in served.items() if entry is None or entry.evidence in poorer]
-        again = {problem: entry for problem, entry in served.items() if entry and entry.evidence == TRANSFERRED}
+        unknown = {problem: entry for problem, entry in served.items() if entry is None or entry.evidence in poorer}
         # What was transferred longest ago comes first of those, so that the same command goes on where it was stopped.
-        return sorted(unknown, key=lambda problem: again[problem].tuned_at if problem in again else "")
+        again = {problem: entry.tuned_at for problem, entry in unknown.items() if entry and entry.evidence == TRANSFERRED}
+        return sorted(unknown, key=lambda problem: again.get(problem, ""))
 
     @property
     def _folders(self) -> list[Path]:

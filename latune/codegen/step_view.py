@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from latune.codegen.partition import Partition
 from latune.plan import KERNELS, LAUNCH_PDL
 
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
-SCAN_BLOCK = 512
-SCAN_STAGES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,9 @@ class StepView(Partition):
 
     follows: bool = False
     precedes: bool = False
+
+    scan_block: ClassVar[int] = 512
+    scan_stages: ClassVar[int] = 4
 
     @property
     def name(self) -> str:
@@ -127,14 +129,6 @@ class StepView(Partition):
 
     def tiles_of(self, tensor: TensorView) -> list[TileView]:
         return self.tiles if tensor.axis == "d" else [TileView(suffix="", start="0")]
-
-    @property
-    def scan_block(self) -> int:
-        return SCAN_BLOCK
-
-    @property
-    def scan_stages(self) -> int:
-        return SCAN_STAGES
 
     @property
     def launch_options(self) -> list[tuple[str, object]]:
