@@ -63,6 +63,9 @@ class Config:
     def with_choices(self, **choices: str) -> Config:
         return replace(self, choices=tuple(sorted({**dict(self.choices), **choices}.items())))
 
+    def with_constexprs(self, **constexprs: int) -> Config:
+        return replace(self, constexprs=tuple(sorted({**dict(self.constexprs), **constexprs}.items())))
+
     def with_option(self, name: str, value: int) -> Config:
         return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())))
 

@@ -24,9 +24,9 @@ class Kernel:
 
     Attributes:
         name: the gradient or output it computes; also its name in an entry.
-        space: the search space (and template body) that serves it: ``stream`` or ``dkdv``.
+        space: the search space that serves it: ``stream``, ``dkdv`` or ``dqdkdv``.
         direction: ``fwd`` or ``bwd``.
-        inputs: the tensors it reads, in the order x, y, z of the operator (q, k, v, do for ``dkdv``).
+        inputs: the tensors it reads, in the order x, y, z of the operator (q, k, v, do where it has several outputs).
         outputs: the tensors it writes.
         key_dim: which of the problem's head dims contracts x with y: ``head_dim_k`` or ``head_dim_v``.
         value_dim: the other one, the width of z and the output.
@@ -41,6 +41,11 @@ class Kernel:
     key_dim: str
     value_dim: str
     reverse: bool
+
+    @property
+    def reads_checkpoints(self) -> bool:
+        """It walks backwards and needs the forward state of each chunk, which it has from those of every second one."""
+        return self.reverse and "dq" in self.outputs
 
     def dims(self, problem: Problem) -> tuple[int, int]:
         """(D, E) as this kernel sees them: the contracted width and the width of its output."""
@@ -67,6 +72,21 @@ def _stream(name: str, direction: str, inputs: tuple[str, str, str], key: str, v
     )
 
 
+def _fused(*outputs: str) -> Kernel:
+    """Several gradients in one reverse walk."""
+    name = "".join(outputs)
+    return Kernel(
+        name=name,
+        space=name,
+        direction="bwd",
+        inputs=("q", "k", "v", "do"),
+        outputs=outputs,
+        key_dim="head_dim_k",
+        value_dim="head_dim_v",
+        reverse=True,
+    )
+
+
 KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
@@ -74,22 +94,14 @@ KERNELS: Mapping[str, Kernel] = {
         _stream("dq", "bwd", ("do", "v", "k"), "v", "k", False),
         _stream("dk", "bwd", ("v", "do", "q"), "v", "k", True),
         _stream("dv", "bwd", ("k", "q", "do"), "k", "v", True),
-        Kernel(
-            name="dkdv",
-            space="dkdv",
-            direction="bwd",
-            inputs=("q", "k", "v", "do"),
-            outputs=("dk", "dv"),
-            key_dim="head_dim_k",
-            value_dim="head_dim_v",
-            reverse=True,
-        ),
+        _fused("dk", "dv"),
+        _fused("dq", "dk", "dv"),
     )
 }
 
 FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "fwd": (("o",),),
-    "bwd": (("dq", "dkdv"), ("dq", "dk", "dv")),
+    "bwd": (("dq", "dkdv"), ("dq", "dk", "dv"), ("dqdkdv",)),
 }
 """The complete plans of a direction, as the names of their kernels in launch order."""
 

@@ -80,7 +80,7 @@ def test_outputs_follow_the_launches() -> None:
 
 
 def test_an_unknown_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match="o, dq, dk, dv, dkdv, got 'do'"):
+    with pytest.raises(ValueError, match="o, dq, dk, dv, dkdv, dqdkdv, got 'do'"):
         plan("do")
 
 

@@ -115,6 +115,7 @@ def _arguments(function: Callable[..., object], problem: Problem) -> dict[str, o
         "dfinal_state": state,
         "slopes": (problem.num_heads,),
         "segment_states": (math.prod(heads), 1, keys * values),
+        "checkpoints": (math.prod(heads), 1, keys * values),
     }
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     return {name: _meta(tensor[name], name, problem) if name in tensor else 1.0 for name in names}

@@ -19,6 +19,7 @@ _ARGUMENT_DOCS = {
     "initial_state": "[B, H, {d}, {e}], fp32, contiguous.",
     "dfinal_state": "[B, H, {d}, {e}], fp32, contiguous: gradient of the final state.",
     "segment_states": "fp32, as forward returned it with o.",
+    "checkpoints": "in q's dtype, as forward returned it with o.",
 }
 
 
@@ -93,12 +94,15 @@ class ModuleView:
         initial = ["initial_state"] if self.problem.has_initial_state else []
         dfinal = ["dfinal_state"] if self.problem.direction == "bwd" and self.problem.needs_final_state else []
         given = ["segment_states"] if any(step.given for step in self.steps) else []
-        return ["q", "k", "v", *slopes, "scale", *do, *initial, *dfinal, *given]
+        checkpoints = ["checkpoints"] if any(step.given_checkpoints for step in self.steps) else []
+        return ["q", "k", "v", *slopes, "scale", *do, *initial, *dfinal, *given, *checkpoints]
 
     @property
     def argument_docs(self) -> list[tuple[str, str]]:
         docs = {name: _ARGUMENT_DOCS[name].format(d=self.d, e=self.e) for name in self.arguments}
-        if "initial_state" in docs and not any("initial_state" in step.states for step in self.steps):
+        if "initial_state" in docs and "checkpoints" in docs:
+            docs["initial_state"] += " Not read: the checkpoints have it."
+        elif "initial_state" in docs and not any(step.reads_initial_state for step in self.steps):
             docs["initial_state"] += " Not read: the segments' states have it."
         return list(docs.items())
 
@@ -117,10 +121,13 @@ class ModuleView:
 
     @property
     def returns(self) -> list[str]:
-        return [*self.computed, *(["states"] if self.keeps else [])]
+        checkpoints = ["checkpoints"] if any(step.keeps_checkpoints for step in self.steps) else []
+        return [*self.computed, *(["states"] if self.keeps else []), *checkpoints]
 
     @property
     def returns_doc(self) -> str:
+        if any(step.keeps_checkpoints for step in self.steps):
+            return "; checkpoints: forward states, for backward"
         if not self.keeps:
             return ""
         meaning = (

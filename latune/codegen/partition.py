@@ -32,7 +32,8 @@ class Partition:
 
     @property
     def fused(self) -> bool:
-        return self.kernel.space == "dkdv"
+        """Several gradients in one walk."""
+        return len(self.kernel.outputs) > 1
 
     @property
     def remainder(self) -> bool:
@@ -73,6 +74,11 @@ class Partition:
     def num_splits(self) -> int:
         """Slices of the value dim, BLOCK_E columns wide; there is a program for each."""
         return -(-self.e // self.block_e)
+
+    @property
+    def checkpoint_rows(self) -> int:
+        """From one forward state that outlives its program to the next: two chunks of the kernel that reads them."""
+        return int(self._values.get("CHECKPOINT_ROWS", 2 * self.block_n))
 
     @property
     def programs(self) -> int:

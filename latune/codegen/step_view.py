@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from latune.codegen.partition import Partition
-from latune.plan import KERNELS, LAUNCH_PDL
+from latune.plan import KERNELS, LAUNCH_PDL, Kernel
 
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
 
@@ -82,6 +82,35 @@ class StepView(Partition):
         return self.segmented and not self.given
 
     @property
+    def reads_checkpoints(self) -> bool:
+        return self.kernel.reads_checkpoints
+
+    @property
+    def makes_checkpoints(self) -> bool:
+        """A kernel of its own makes those that it reads."""
+        return self.reads_checkpoints and self._values.get("checkpoints") != "given"
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Forward states, of every ``checkpoint_rows`` rows, are an output."""
+        return self._values.get("checkpoints") == "kept"
+
+    @property
+    def given_checkpoints(self) -> bool:
+        """They are an input."""
+        return self._values.get("checkpoints") == "given"
+
+    @property
+    def checkpoints_key_major(self) -> bool:
+        """They lie in memory as [D, E]; False: as [E, D]. Their maker stores them as it holds its state."""
+        return self._values["given_layout"] == "plain" if self.given_checkpoints else not self.transposed
+
+    @property
+    def has_first_pass(self) -> bool:
+        """A kernel of its own runs ahead of the main one."""
+        return self.makes_states or self.makes_checkpoints
+
+    @property
     def chained(self) -> bool:
         """Its kernels are launched before those ahead of them have ended."""
         return bool(dict(self.step.config.options).get(LAUNCH_PDL))
@@ -138,7 +167,7 @@ class StepView(Partition):
 
     def _tensor(self, name: str) -> TensorView:
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v
-        key_dim = name in ("q", "k", "dk") if self.fused else name in self.kernel.inputs[:2]
+        key_dim = name in ("q", "k", "dq", "dk") if self.fused else name in self.kernel.inputs[:2]
         padded = wide % (self.block_d if key_dim else self.block_e) != 0
         return TensorView(name=name, axis="d" if key_dim else "e", padded=padded)
 
@@ -160,12 +189,12 @@ class StepView(Partition):
 
     @property
     def y(self) -> TensorView:
-        """The tensor that contracts with queries, and the state's key side (q for ``dkdv``)."""
+        """The tensor that contracts with queries, and the state's key side (q where several gradients are computed)."""
         return self._tensor("q") if self.fused else self.inputs[1]
 
     @property
     def z(self) -> TensorView:
-        """The state's value side (do for ``dkdv``)."""
+        """The state's value side (do, likewise)."""
         return self._tensor("do") if self.fused else self.inputs[2]
 
     @property
@@ -173,9 +202,9 @@ class StepView(Partition):
         return self._tensor(self.kernel.outputs[0])
 
     @property
-    def sums(self) -> list[tuple[str, ...]]:
-        """(out, x, y, z) of each output, whichever kernel makes it: out is the sum of z, weighed by scores of x and y."""
-        return [(name, *KERNELS[name].inputs) for name in self.kernel.outputs]
+    def sums(self) -> list[Kernel]:
+        """Of each output, the kernel that computes it alone: out is the sum of z, weighed by scores of x and y."""
+        return [KERNELS[name] for name in self.kernel.outputs]
 
     @property
     def decayed_tensor(self) -> str:
@@ -194,7 +223,7 @@ class StepView(Partition):
         """The state the walk leaves behind, where the caller wants it."""
         if self.name == "o" and self.problem.needs_final_state:
             return "final_state"
-        if self.name in ("dv", "dkdv") and self.problem.has_initial_state:
+        if "dv" in self.kernel.outputs and self.problem.has_initial_state:
             return "dinitial_state"
         return None
 
@@ -213,11 +242,17 @@ class StepView(Partition):
         return self.y.padded or self.z.padded
 
     @property
+    def reads_initial_state(self) -> bool:
+        """One of its kernels does, other than a scan."""
+        return "initial_state" in self.states or (self.makes_checkpoints and self.problem.has_initial_state)
+
+    @property
     def states(self) -> list[str]:
         """State arguments of the main kernel, in order."""
         given = None if self.scanned else self.state_in
         scratch = "segment_states" if self.segmented else None
-        return [name for name in (given, self.state_out, scratch) if name]
+        checkpoints = "checkpoints" if self.reads_checkpoints or self.keeps_checkpoints else None
+        return [name for name in (given, self.state_out, scratch, checkpoints) if name]
 
     @property
     def uses_columns(self) -> bool:

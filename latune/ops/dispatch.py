@@ -18,6 +18,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from latune.cache import resolve as ladder
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
+from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
@@ -35,7 +36,7 @@ LAUNCH_ERRORS = (*_UNLAUNCHABLE, RuntimeError)
 # Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
 _UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
 
-_decisions: dict[tuple[int, Bucket, Plan | None], Decision] = {}
+_decisions: dict[tuple[int, Bucket, Plan | None, bool], Decision] = {}
 _lock = threading.Lock()
 _warned_of_tritons: set[str | None] = set()
 
@@ -105,13 +106,14 @@ class Decision:
         _warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
 
 
-def decide(problem: Problem, device_index: int, plan: Plan | None = None) -> Decision:
+def decide(problem: Problem, device_index: int, plan: Plan | None = None, *, alone: bool = False) -> Decision:
     """The decision for ``problem`` on a CUDA device: one look-up when its bucket was met before.
 
     Args:
         plan: runs this one and no other.
+        alone: runs none that reads checkpoints, since there are none.
     """
-    key = (device_index, problem.bucket(), plan)
+    key = (device_index, problem.bucket(), plan, alone)
     decision = _decisions.get(key)
     if decision is None:
         with _lock:
@@ -135,7 +137,7 @@ def resolve(problem: Problem, gpu: Gpu | str) -> Resolution:
     return ladder.resolve(problem.padded(), found, plan_sha256=generated_sha256)
 
 
-def _decide(device_index: int, bucket: Bucket, plan: Plan | None, *, problem: Problem) -> Decision:
+def _decide(device_index: int, bucket: Bucket, plan: Plan | None, alone: bool, *, problem: Problem) -> Decision:
     if plan is not None:
         return Decision(problem, iter([(plan, f"a plan for {bucket}")]))
     gpu = device_gpu(device_index)
@@ -144,7 +146,11 @@ def _decide(device_index: int, bucket: Bucket, plan: Plan | None, *, problem: Pr
         _warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}")
     if resolution.entry is not None:
         _warn_of_another_triton(resolution.entry, problem, gpu)
-    return Decision(problem, resolution.candidates)
+    return Decision(problem, filter(_reads_none, resolution.candidates) if alone else resolution.candidates)
+
+
+def _reads_none(candidate: tuple[Plan, str]) -> bool:
+    return not reads_checkpoints(candidate[0])
 
 
 def _warn_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> None:

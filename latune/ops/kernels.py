@@ -13,15 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.dtypes import TORCH_DTYPES
 from latune.ops import memo
 from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
 from latune.ops.dispatch import LAUNCH_ERRORS, Decision, decide
+from latune.ops.handover import keeping, resuming
 from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
-from latune.ops.segment_states import keeping, resuming
 from latune.plan import Plan
 from latune.problem import Problem
 
@@ -59,7 +60,7 @@ class Known(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a forward pass leaves to its backward pass: the states of its segments, and the decision that made them."""
+    """What a forward pass leaves to its backward pass: the states of its segments, or checkpoints, and what made them."""
 
     states: Tensor
     decision: Decision
@@ -75,7 +76,7 @@ def forward_keeping(
     final_state: bool,
     known: Known | None = None,
 ) -> tuple[Tensors, Kept | None]:
-    """As ``forward``, with what the backward pass can start from, where both passes cut the sequence alike.
+    """As ``forward``, with what the backward pass can start from, where there is anything of that kind.
 
     Args:
         known: of ``known_forward``.
@@ -96,24 +97,35 @@ def forward_keeping(
 
 
 def _keeping(problem: Problem, device_index: int) -> Decision | None:
-    """What runs the forward pass and keeps its segments' states; None where it has none, or backward has others."""
-    plan = keeping(decide(problem, device_index).plan)
+    """What runs the forward pass and keeps what the backward pass starts from; None where there is nothing of that kind."""
+    plan = _keeping_plan(problem, device_index)
     if plan is None or _resuming(replace(problem, direction="bwd"), device_index, plan) is None:
         return None
     return decide(problem, device_index, plan)
 
 
+def _keeping_plan(problem: Problem, device_index: int) -> Plan | None:
+    forward, backward = (decide(replace(problem, direction=one), device_index).plan for one in ("fwd", "bwd"))
+    return keeping(forward, backward, problem)
+
+
 def _resuming(problem: Problem, device_index: int, kept: Plan) -> Decision | None:
-    """What runs the backward pass from the states of a forward plan; None where it is cut elsewhere, or does not launch."""
+    """What runs the backward pass from what a forward plan kept; None where it has no use for that, or does not launch."""
     plan = resuming(decide(problem, device_index).plan, kept, problem)
     decision = None if plan is None else decide(problem, device_index, plan)
     return None if decision is None or decision.refused else decision
 
 
+def _alone(problem: Problem, device_index: int) -> Decision:
+    """What runs the backward pass from its inputs alone; a plan that has to make the checkpoints it reads is no winner."""
+    decision = decide(problem, device_index)
+    return decide(problem, device_index, alone=True) if reads_checkpoints(decision.plan) else decision
+
+
 def _is_current(maker: Decision, device_index: int) -> bool:
     """Whether states are still made by this decision: those at hand may be from a forward pass that was run again since."""
-    plan = keeping(decide(maker.problem, device_index).plan)
-    return plan == maker.plan and decide(maker.problem, device_index, plan) is maker
+    plan = _keeping_plan(maker.problem, device_index)
+    return plan is not None and plan == maker.plan and decide(maker.problem, device_index, plan) is maker
 
 
 def backward(
@@ -140,7 +152,7 @@ def backward(
     problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
     readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state), states)
     if maker is None:
-        return _run(decide(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
+        return _run(_alone(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
     resumed = _resuming(problem, q.device.index, maker.plan) if _is_current(maker, q.device.index) else None
     if resumed and (outputs := _attempt(resumed, scale, given, readable, memo.BACKWARD, key)):
         return outputs

@@ -24,6 +24,7 @@ Spaces = Mapping[str, Space]
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
+_STARTS_OF_A_FORM = 2
 # Between values of PROGRAMS that search spaces know.
 _PROGRAMS_STEP = 32
 # Compute capability times ten, from which on there is programmatic dependent launch.
@@ -81,7 +82,7 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; and the plan with its launches chained, or not.
+        pipeline; the plan with its launches chained, or not; and the first starts of the other forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -95,7 +96,8 @@ class Composer:
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
         chained = self._chained(plan)
         variants = [other.chained() for other in changed] if plan == chained else changed
-        return [other for other in dict.fromkeys([*variants, chained or plan, plan.unchained()]) if other != plan]
+        others = [*variants, chained or plan, plan.unchained(), *self._of_other_forms(plan)]
+        return [other for other in dict.fromkeys(others) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
@@ -143,6 +145,14 @@ class Composer:
         segmented = any(Partition(problem=self.problem, step=step).segmented for step in plan.steps)
         return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and (len(plan.steps) > 1 or segmented) else None
 
+    def _of_other_forms(self, plan: Plan) -> Iterator[Plan]:
+        """The first starts of all kernels together, then the second."""
+        for form in self.forms:
+            starts = (self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name]) for name in form)
+            if form != tuple(step.kernel for step in plan.steps):
+                for configs in islice(zip(*starts, strict=False), _STARTS_OF_A_FORM):
+                    yield Plan(tuple(Step(kernel=name, config=config) for name, config in zip(form, configs, strict=True)))
+
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
         """The plan with this config for the kernel and its siblings."""
         return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
@@ -160,8 +170,7 @@ class Composer:
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves
         if programs < 2 * self.problem.batch_heads * slices:
             return config
-        constexprs = {**dict(config.constexprs), "PROGRAMS": programs}
-        return replace(config, algorithm="split", constexprs=tuple(sorted(constexprs.items())))
+        return replace(config.with_constexprs(PROGRAMS=programs), algorithm="split")
 
     @property
     def _defaults(self) -> list[Plan]:

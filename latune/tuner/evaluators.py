@@ -10,6 +10,7 @@ from typing import Protocol
 
 from latune.cache.entry import Resources
 from latune.codegen.build import Build
+from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.render import Source, render
 from latune.errors import BuildError, RenderError
 from latune.gpu import Gpu
@@ -17,6 +18,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import Builder
+from latune.tuner.handed import variants
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
 from latune.tuner.worker import Worker
@@ -165,6 +167,11 @@ class MeasuredEvaluator(_Built):
     @property
     def toolchain(self) -> Mapping[str, str | None]:
         return {**dict(self._worker.device().toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
+
+    def prepare(self, plans: Sequence[Plan]) -> None:
+        """With the variants that the worker will load, so that it finds them compiled."""
+        others = [variant for plan in plans if reads_checkpoints(plan) for variant in variants(plan, self.problem)]
+        super().prepare([*plans, *others])
 
     def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)

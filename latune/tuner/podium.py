@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from latune.cache.entry import Entry, utc_now
+from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.render import plan_sha256
 from latune.codegen.templates import templates_sha256
 from latune.measurement import Measurement
@@ -18,7 +19,6 @@ from latune.tuner.timing import roof_ms
 Raced = Sequence[tuple[Plan, Measurement]]
 
 _TIE = 1.01
-_ALTERNATES = 3
 
 
 def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
@@ -43,11 +43,18 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
     return [*([winner] if winner else []), *(pair for pair in order if pair is not winner)]
 
 
+def with_alternates(placed: Raced, count: int) -> list[tuple[Plan, Measurement]]:
+    """The winner, the ``count`` next best and, where all of these read checkpoints, the best that serves without any."""
+    chosen = list(placed[: 1 + count])
+    alone = [pair for pair in placed if not reads_checkpoints(pair[0])]
+    return chosen if set(chosen) & set(alone) else [*chosen, *alone[:1]]
+
+
 def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:
     """The cache's entry for the winner, the next best its alternates.
 
     Args:
-        best: what came out of ``podium``; at least one plan.
+        best: of ``with_alternates``; at least one plan.
         evidence: None: the evaluator's.
     """
     plan, measurement = best[0]
@@ -57,7 +64,7 @@ def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, e
         num_heads=problem.num_heads,
         seqlen=problem.seqlen,
         plan=plan,
-        alternates=tuple(other for other, _ in best[1 : 1 + _ALTERNATES]),
+        alternates=tuple(other for other, _ in best[1:]),
         measurement=measurement,
         evidence=evidence or evaluate.evidence,
         resources=evaluate.resources(plan),

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
+from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.load import load
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan
 from latune.problem import Problem
 from latune.tuner import timing
 from latune.tuner.cases import Inputs
+from latune.tuner.handed import Handed
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Job, Prepare, Race, Ready
 from latune.tuner.sampling import copy_gbps, gpu_sampler, input_sets
 from latune.tuner.verify import Fixture, Verification, prepare, verify
@@ -99,7 +101,7 @@ class GpuRunner:
         verification = self._verify(module, job.plan, job.source)
         if not verification.ok:
             return _wrong(verification)
-        result = timing.measure(gpu_sampler(self._calls(module)), give_up_above_ms=job.give_up_above_ms)
+        result = timing.measure(gpu_sampler(self._calls(module, job.plan)), give_up_above_ms=job.give_up_above_ms)
         return self._judge(job.plan, verification, result)
 
     def _race(self, job: Race) -> list[Arm]:
@@ -107,7 +109,7 @@ class GpuRunner:
         verified = [self._verify(module, *candidate) for module, candidate in zip(modules, job.candidates, strict=True)]
         fit = [index for index, verification in enumerate(verified) if verification.ok]
         pool = torch.cuda.graph_pool_handle()
-        samplers = [gpu_sampler(self._calls(modules[index]), pool) for index in fit]
+        samplers = [gpu_sampler(self._calls(modules[index], job.candidates[index][0]), pool) for index in fit]
         drawn = timing.interleave(samplers, rounds=job.rounds, seed=job.seed)
         arms = {index: Arm(measurement=_wrong(verification)) for index, verification in enumerate(verified)}
         for index, rounds in zip(fit, drawn, strict=True):
@@ -130,13 +132,23 @@ class GpuRunner:
 
     def _verify_now(self, module: ModuleType, plan: Plan) -> Verification:
         """Verifies; once more on fresh inputs when those at hand were written over, by this candidate or one before."""
-        verification = verify(module, plan, self._prepared)
+        verification = self._verify_forms(module, plan)
         if verification.ok or not self._prepared.damaged():
             return verification
         self._prepare(self._prepared.problem, self._seed)
-        return verify(module, plan, self._prepared)
+        return self._verify_forms(module, plan)
 
-    def _calls(self, module: ModuleType) -> list[Callable[[], object]]:
+    def _verify_forms(self, module: ModuleType, plan: Plan) -> Verification:
+        """By itself and, where it can be, from what was kept for it."""
+        alone = verify(module, plan, self._prepared)
+        if not (alone.ok and reads_checkpoints(plan)):
+            return alone
+        return verify(Handed.load(self._prepared.problem, plan), plan, self._prepared)
+
+    def _calls(self, module: ModuleType, plan: Plan) -> list[Callable[[], object]]:
+        if reads_checkpoints(plan):
+            handed = Handed.load(self._prepared.problem, plan)
+            return [handed.timed(inputs) for inputs in self._sets]
         return [partial(inputs.launch, module) for inputs in self._sets]
 
     def _judge(self, plan: Plan, verification: Verification, result: timing.Timing) -> Measurement:

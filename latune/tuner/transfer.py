@@ -13,7 +13,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.podium import Raced, entry_of, podium, ranked
+from latune.tuner.podium import Raced, entry_of, podium, ranked, with_alternates
 from latune.tuner.tune import Tuned
 
 TRANSFERRED = "transferred"
@@ -46,7 +46,7 @@ def transfer_problem(
     # What passed the first time may fall the second: then the first race is all there is.
     placed = podium(problem, raced, evaluate) or podium(problem, first, evaluate)
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
-    entry = entry_of(problem, placed[: 1 + _ALTERNATES], evaluate, seed=seed, evidence=evidence)
+    entry = entry_of(problem, with_alternates(placed, _ALTERNATES), evaluate, seed=seed, evidence=evidence)
     return Tuned(entry=entry, searches={}, finalists=raced)
 
 

@@ -18,13 +18,14 @@ from latune.plan import KERNELS, Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.podium import entry_of, podium, study_name
+from latune.tuner.podium import entry_of, podium, study_name, with_alternates
 from latune.tuner.search import SearchResult, TrialEvent, search
 from latune.tuner.target import open_target
 
 # Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
 # from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
 _BATCHES = 8
+_ALTERNATES = 3
 
 OnTrial = Callable[[TrialEvent], None]
 
@@ -123,7 +124,8 @@ def tune_problem(
     placed = podium(problem, raced, evaluate)
     if not placed:
         raise LatuneError(_nothing_passed(raced, searches))
-    return Tuned(entry=entry_of(problem, placed, evaluate, seed=settings.seed), searches=searches, finalists=raced)
+    entry = entry_of(problem, with_alternates(placed, _ALTERNATES), evaluate, seed=settings.seed)
+    return Tuned(entry=entry, searches=searches, finalists=raced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from latune.tuner.cases import Case, Expected, small_cases, timed_case
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from latune.tuner.handed import Handed
+
 # Below every normal fp32: lets a flushed denormal equal zero, and keeps ratios finite.
 _TINY = 1e-30
 _BITS = {2: torch.int16, 4: torch.int32}
@@ -97,13 +99,12 @@ def prepare(problem: Problem, device: torch.device, seed: int) -> Fixture:
 
 def output_names(problem: Problem, plan: Plan) -> tuple[str, ...]:
     """What the module of a plan returns, in order: the plan's outputs, then a state if there is one."""
-    kernels = {step.kernel for step in plan.steps}
     if problem.direction == "fwd":
         return plan.outputs + ("final_state",) * problem.needs_final_state
-    return plan.outputs + ("dinitial_state",) * (problem.has_initial_state and bool(kernels & {"dv", "dkdv"}))
+    return plan.outputs + ("dinitial_state",) * (problem.has_initial_state and "dv" in plan.outputs)
 
 
-def verify(module: ModuleType, plan: Plan, fixture: Fixture) -> Verification:
+def verify(module: ModuleType | Handed, plan: Plan, fixture: Fixture) -> Verification:
     """Runs a module on every case; stops at the first that fails.
 
     Args:
@@ -118,7 +119,9 @@ def verify(module: ModuleType, plan: Plan, fixture: Fixture) -> Verification:
     return Verification(ok=True, errors=tuple(worst.items()))
 
 
-def _check_case(module: ModuleType, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]) -> str | None:
+def _check_case(
+    module: ModuleType | Handed, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]
+) -> str | None:
     """What is wrong in this case, None when nothing is; raises the RMS errors in ``worst``."""
     with poisoned_allocations():
         outputs, again = case.inputs.launch(module), case.inputs.launch(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latune.codegen.step_view import StepView
 from latune.gpu import Gpu
@@ -35,13 +35,17 @@ class Work:
 
 
 def work_of(view: StepView, kernel_name: str, gpu: Gpu) -> Work:
-    """The work of the launch of a step's main, ``_states`` or ``_scan`` kernel."""
+    """The work of the launch of a step's main, ``_states``, ``_checkpoints`` or ``_scan`` kernel."""
     sizes = _Sizes(view, gpu)
     if kernel_name.endswith("_states_kernel"):
         return _states(view, sizes)
+    if kernel_name.endswith("_checkpoints_kernel"):
+        return _checkpoints(view, sizes)
     if kernel_name.endswith("_scan_kernel"):
         moved = 2 * sizes.state_bytes * sizes.segments
         return Work(dram_bytes=sizes.uncached(moved), l2_bytes=moved, steps=sizes.segments)
+    if view.reads_checkpoints:
+        return _gradients(view, sizes)
     return _fused(view, sizes) if view.fused else _stream(view, sizes)
 
 
@@ -102,6 +106,12 @@ class _Sizes:
             return given + self.split_share * self.state_bytes * self.segments * (self.segments - 1) / 2
         return given
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """All checkpoints of every head, in the inputs' dtype."""
+        count = -(-self.view.problem.seqlen // self.view.checkpoint_rows)
+        return count * self.view.problem.batch_heads * self.view.d * self.view.e * self.view.problem.dtype_bytes
+
     def inputs_again(self, width: int) -> float:
         """Device traffic saved because the states kernel has left these columns in the L2."""
         read = self.column_bytes * width
@@ -120,6 +130,20 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
         steps=sizes.chunks_a_segment,
         products=((rows, columns, view.block_n),),
         elements=width * view.block_e,
+        num_stages=view.step.config.num_stages,
+    )
+
+
+def _checkpoints(view: StepView, sizes: _Sizes) -> Work:
+    """Reads k and v, writes the checkpoints."""
+    d, e = view.block_d, view.block_e
+    moved = sizes.column_bytes * (view.d + view.e) + sizes.checkpoint_bytes
+    return Work(
+        dram_bytes=moved,
+        l2_bytes=moved,
+        steps=sizes.chunks,
+        products=((e, d, view.block_n) if view.transposed else (d, e, view.block_n),),
+        elements=d * e,
         num_stages=view.step.config.num_stages,
     )
 
@@ -159,6 +183,22 @@ def _fused(view: StepView, sizes: _Sizes) -> Work:
         elements=2 * n * n + n * (d + e) + d * e + _lifted(view, n * (d + e)),
         staged_bytes=staged,
         num_stages=view.step.config.num_stages,
+    )
+
+
+def _gradients(view: StepView, sizes: _Sizes) -> Work:
+    """As ``_fused``, with dq: a checkpoint for two chunks, and of every second one the chunk before, read ahead of its time."""
+    n, d, e = view.block_n, view.block_d, view.block_e
+    fused = _fused(view, sizes)
+    moved = sizes.column_bytes * view.d + sizes.checkpoint_bytes
+    out = ((d, n, e), (d, n, n)) if view.transposed else ((n, d, e), (n, d, n))
+    return replace(
+        fused,
+        dram_bytes=fused.dram_bytes + moved,
+        l2_bytes=fused.l2_bytes + moved + sizes.checkpoint_bytes + sizes.column_bytes * (view.d + view.e) / 2,
+        products=(*fused.products, *out, (d, e, n)),
+        elements=fused.elements + n * d + d * e,
+        staged_bytes=fused.staged_bytes + (n * n + d * e) * view.problem.dtype_bytes,
     )
 
 

@@ -29,7 +29,11 @@ CODE, OTHER_CODE = "a" * 64, "b" * 64
 @pytest.fixture(autouse=True)
 def _short_ladder(monkeypatch: pytest.MonkeyPatch, plan_of: PlanOf) -> None:
     """A default without a search space."""
-    monkeypatch.setattr(ladder, "default_plan", lambda problem, gpu: plan_of(problem.direction, block_n=16, form=-1))
+
+    def default_plan(problem: Problem, gpu: Gpu) -> Plan:
+        return plan_of(problem.direction, block_n=16, form={"fwd": 0, "bwd": 1}[problem.direction])
+
+    monkeypatch.setattr(ladder, "default_plan", default_plan)
 
 
 def on(gpu: Gpu, *entries: Entry) -> DeviceCache:

@@ -24,7 +24,7 @@ def make_config(kernel: str, **changes: str | int | None) -> Config:
     values: dict[str, str | int | None] = {"algorithm": "sequential", "state_layout": "plain", "loads": "pointer"}
     values |= {"decay_mode": "matrix", "decayed": "value", "BLOCK_D": 128, "BLOCK_E": 64, "BLOCK_N": 32, "PROGRAMS": 512}
     values |= changes
-    if KERNELS[kernel].space == "dkdv":
+    if KERNELS[kernel].space != "stream":
         del values["BLOCK_D"], values["BLOCK_E"]
     if values["algorithm"] == "sequential":
         del values["PROGRAMS"]

@@ -1,4 +1,4 @@
-"""Three whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Four whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,15 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
 
 
-@pytest.mark.parametrize("case", [forward, backward_split_and_fused, backward_three_streams], ids=lambda case: case.__name__)
+def backward_in_one_walk(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    problem = problem_of("bwd", batch=8, num_heads=32, seqlen=8192, head_dim_k=64, head_dim_v=64)
+    return problem, plan_of("dqdkdv", loads="tma", decayed="key", BLOCK_N=64)
+
+
+CASES = (forward, backward_split_and_fused, backward_three_streams, backward_in_one_walk)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_golden(case: Callable[[ProblemOf, PlanOf], Case], problem_of: ProblemOf, plan_of: PlanOf) -> None:
     rendered, replaced = SHA256.subn(PLACEHOLDER, render(*case(problem_of, plan_of)).text)
     assert replaced == 1
@@ -55,5 +63,4 @@ def test_golden(case: Callable[[ProblemOf, PlanOf], Case], problem_of: ProblemOf
 
 
 def test_every_golden_module_has_its_case() -> None:
-    cases = {case.__name__ for case in (forward, backward_split_and_fused, backward_three_streams)}
-    assert {path.stem for path in GOLDEN.glob("*.py")} == cases
+    assert {path.stem for path in GOLDEN.glob("*.py")} == {case.__name__ for case in CASES}

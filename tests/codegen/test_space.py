@@ -240,7 +240,7 @@ def test_configs_of_another_space_are_no_points_of_this_one() -> None:
 
 
 def test_an_unknown_space() -> None:
-    with pytest.raises(SpaceError, match="unknown search space 'steam': expected one of dkdv, stream"):
+    with pytest.raises(SpaceError, match="unknown search space 'steam': expected one of dkdv, dqdkdv, stream"):
         load_space("steam")
 
 

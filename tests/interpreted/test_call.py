@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,14 +65,22 @@ def test_outputs_and_gradients_agree_with_the_recurrence(
 
 def split(kernel: str) -> Step:
     choices = {"state_layout": "transposed", "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
-    constexprs = {"BLOCK_N": 16, "PROGRAMS": 18} | ({} if kernel == "dkdv" else {"BLOCK_D": 16, "BLOCK_E": 16})
+    constexprs = {"BLOCK_N": 16, "PROGRAMS": 18} | ({"BLOCK_D": 16, "BLOCK_E": 16} if len(kernel) <= 2 else {})
     return Step(kernel=kernel, config=Config.of("split", choices=choices, constexprs=constexprs))
 
 
+def in_one_walk() -> Step:
+    segmented = split("dqdkdv")
+    return replace(segmented, config=replace(segmented.config, algorithm="sequential"))
+
+
 @pytest.mark.parametrize("states", [False, True])
-def test_backward_starts_from_the_states_of_the_forward_pass(monkeypatch: pytest.MonkeyPatch, states: bool) -> None:
+@pytest.mark.parametrize("backward", [(split("dq"), split("dkdv")), (in_one_walk(),)], ids=len)
+def test_backward_starts_from_the_states_of_the_forward_pass(
+    monkeypatch: pytest.MonkeyPatch, backward: tuple[Step, ...], states: bool
+) -> None:
     """Three segments of each of six heads; a second forward pass, of other inputs, comes before the first one's backward."""
-    plans = {"fwd": Plan((split("o"),)), "bwd": Plan((split("dq"), split("dkdv")))}
+    plans = {"fwd": Plan((split("o"),)), "bwd": Plan(backward)}
 
     def resolve(problem: Problem, gpu: object) -> SimpleNamespace:
         return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
@@ -90,4 +99,4 @@ def test_backward_starts_from_the_states_of_the_forward_pass(monkeypatch: pytest
     loss(wanted, wanted_state if states else None).backward()
     pairs = [(x.grad, y.grad) for x, y in zip(given, exact, strict=True) if x is not None]
     assert max(((got - exact_).norm() / exact_.norm()).item() for got, exact_ in pairs) < TOLERANCE
-    assert any("segment_states=given" in plan for plan in loaded)
+    assert any("segment_states=given" in plan or "checkpoints=given" in plan for plan in loaded)

@@ -17,13 +17,13 @@ from latune.codegen.load import load
 from latune.codegen.render import render
 from latune.config import Config
 from latune.ops import reference
-from latune.ops.segment_states import keeping, resuming
+from latune.ops.handover import keeping, resuming
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem, tile_width
 from latune.tuner.verify import poisoned_allocations
 
 # o; then all of the backward kernels, each once.
-PLANS = (("fwd", ("o",)), ("bwd", ("dq", "dkdv")), ("bwd", ("dk", "dv")))
+PLANS = (("fwd", ("o",)), ("bwd", ("dq", "dkdv")), ("bwd", ("dk", "dv")), ("bwd", ("dqdkdv",)))
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # Bounds of the RMS error of a head over the RMS of the head itself.
 TOLERANCES = {"fp32": 2e-5, "fp16": 3e-3}
@@ -90,6 +90,9 @@ class Case:
         return Plan(tuple(Step(kernel=kernel, config=self.config(kernel)) for kernel in kernels))
 
     def config(self, kernel: str) -> Config:
+        if KERNELS[kernel].reads_checkpoints:
+            # Its search space has no other.
+            self = replace(self, algorithm="sequential", decay={"factored": "matrix key"}.get(self.decay, self.decay))
         mode, _, decayed = self.decay.partition(" ")
         choices = {"state_layout": self.layout, "branched": self.branched, "loads": self.loads}
         choices |= {} if mode == "none" else {"decay_mode": mode}
@@ -273,18 +276,38 @@ def test_dq_starts_from_the_states_that_forward_kept(
     """``layout``: of the backward pass's state, whatever forward's is; ``algorithms``: of both."""
     ahead = replace(PLAIN, **change, algorithm=algorithms[0])
     behind = replace(ahead, layout=layout, algorithm=algorithms[1])
-    kept = keeping(ahead.plan("o"))
+    states = check_a_step(ahead, behind.plan("dq", "dkdv"))
+    assert states.shape[0] == ahead.problem("fwd").batch_heads and states.shape[1] > 1
+
+
+@pytest.mark.parametrize("algorithm", ["sequential", "split", "scan", "remainder"])
+@pytest.mark.parametrize("layout", ["plain", "transposed"])
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_all_gradients_come_of_the_checkpoints_that_forward_kept(
+    change: dict[str, object], layout: str, algorithm: str
+) -> None:
+    """``layout``: of the backward pass's state, whatever forward's is; ``algorithm``: of the forward pass."""
+    ahead = replace(PLAIN, **change, algorithm=algorithm)
+    states = check_a_step(ahead, replace(ahead, layout=layout).plan("dqdkdv"))
+    chunks = -(-ahead.seqlen // (2 * ahead.block_n))
+    assert states.shape == (ahead.problem("fwd").batch_heads, chunks, ahead.widths[0] * ahead.widths[1])
+    assert states.dtype == DTYPES[ahead.dtype] and states.isfinite().all()
+
+
+def check_a_step(ahead: Case, backward: Plan) -> Tensor:
+    """Compares outputs and gradients with the recurrence's, backward from what forward keeps for it; returns that."""
+    kept = keeping(ahead.plan("o"), backward, ahead.problem("bwd"))
     assert kept is not None
-    plan = resuming(behind.plan("dq", "dkdv"), kept, ahead.problem("bwd"))
+    plan = resuming(backward, kept, ahead.problem("bwd"))
     assert plan is not None
     call = call_of(ahead)
-    *outputs, states = run(ahead.problem("fwd"), kept, call.tensors)
-    assert states.shape[0] == ahead.problem("fwd").batch_heads and states.shape[1] > 1
-    gradients = run(ahead.problem("bwd"), plan, {**call.tensors, "segment_states": states})
+    *outputs, left = run(ahead.problem("fwd"), kept, call.tensors)
+    gradients = run(ahead.problem("bwd"), plan, {**call.tensors, "segment_states": left, "checkpoints": left})
     found = dict(zip(("o", *["final_state"] * ahead.states[1]), outputs, strict=True))
     found |= dict(zip(("dq", "dk", "dv", *["dinitial_state"] * ahead.states[0]), gradients, strict=True))
     for name, output in found.items():
         assert error_ratio(output, call.expected[name], DTYPES[ahead.dtype]) < TOLERANCES[ahead.dtype], name
+    return left
 
 
 @pytest.mark.parametrize("algorithm", ["split", "scan"])

@@ -82,8 +82,10 @@ def _kernels(view: StepView) -> list[KernelBuild]:
         binary_sha256=f"{view.name} {config.digest}",
     )
     states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=cut * max(segments - 1, 1))
+    checkpoints = kernel(f"{view.name}_checkpoints_kernel", num_warps=config.num_warps, programs=programs)
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
-    return [*([states] if view.segmented else []), *([scan] if view.scanned else []), main]
+    ahead = {"segmented": states, "scanned": scan, "makes_checkpoints": checkpoints}
+    return [*(one for name, one in ahead.items() if getattr(view, name)), main]
 
 
 def start(_: int) -> Callable[[Compile], Build]:

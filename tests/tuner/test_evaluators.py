@@ -18,6 +18,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner import evaluators
 from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
+from latune.tuner.handed import variants
 from latune.tuner.jobs import DeviceReport
 
 GPU = find_gpu("h200")
@@ -121,6 +122,14 @@ def test_static_evaluation_is_a_prediction(builds: Builds, plans: list[Plan]) ->
     assert measurement.detail.startswith("predicted: o_kernel")
     assert evaluate.race(plans) == [evaluate(plan) for plan in plans]
     assert builds.prepared == plans
+
+
+def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds, fake_builds: ModuleType) -> None:
+    problem = replace(PROBLEM, direction="bwd", head_dim_k=64, head_dim_v=64)
+    walk = fake_builds.one("dqdkdv", fake_builds.config("plain", block_d=None, block_e=None))
+    other = fake_builds.one("dq", fake_builds.config("plain"))
+    MeasuredEvaluator(problem, GPU, builds, FakeWorker()).prepare([walk, other])
+    assert builds.prepared == [walk, other, *variants(walk, problem)]
 
 
 def test_equal_binaries_are_evaluated_once(builds: Builds, plans: list[Plan], fake_builds: ModuleType) -> None:

@@ -12,7 +12,7 @@ from latune.cache.entry import Resources
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.podium import podium, ranked
+from latune.tuner.podium import podium, ranked, with_alternates
 
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=8192, head_dim_k=128, head_dim_v=128
@@ -84,6 +84,18 @@ def test_what_failed_has_no_place(plans: list[Plan]) -> None:
     raced = [(plans[0], Measurement(outcome="wrong_result")), (plans[1], ok(2.0)), (plans[2], ok(1.0))]
     assert ranked(raced) == [raced[2], raced[1]]
     assert podium(PROBLEM, raced[:1], Elsewhere()) == []  # type: ignore[arg-type]
+
+
+def test_among_the_alternates_is_one_that_reads_no_checkpoints(fake_builds: ModuleType) -> None:
+    """It runs where there are none."""
+    walks = [fake_builds.one("dqdkdv", fake_builds.config(num_stages=stages)) for stages in (2, 3, 4)]
+    alone = [fake_builds.one("dq", fake_builds.config(num_stages=stages)) for stages in (2, 3)]
+    placed = [(plan, ok(time)) for time, plan in enumerate([*walks, *alone], start=1)]
+    assert with_alternates(placed, 1) == [*placed[:2], placed[3]]
+    assert with_alternates(placed, 3) == placed[:4]
+    assert with_alternates(placed[:3], 1) == placed[:2]
+    assert with_alternates(placed[3:], 1) == placed[3:]
+    assert with_alternates(placed[3:], 0) == placed[3:4]
 
 
 def test_of_plans_that_tie_throughout_the_one_without_launch_options_wins(plans: list[Plan]) -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latune.codegen.render import Source
+from latune.codegen.render import Source, render
 from latune.config import Config
 from latune.gpu import identify_gpu
 from latune.measurement import Measurement
@@ -168,6 +168,18 @@ def test_bad_module_is_data_and_the_next_one_is_fine(worker: Worker, fate: str) 
     assert measurement.detail
     after = evaluate(worker, RIGHT)
     assert after.ok, after
+
+
+@pytest.mark.gpu
+def test_a_plan_that_reads_checkpoints_is_verified_and_timed_from_kept_ones(worker: Worker) -> None:
+    problem = replace(PROBLEM, direction="bwd", dtype="bf16")
+    choices = {"state_layout": "plain", "loads": "pointer", "decay_mode": "matrix", "decayed": "key"}
+    walk = Plan((Step(kernel="dqdkdv", config=Config.of("sequential", choices=choices, constexprs={"BLOCK_N": 64})),))
+    candidates = [(walk, render(problem, walk))]
+    (raced,) = worker.race(problem, candidates, rounds=10)
+    for measurement in (raced, worker.evaluate(problem, *candidates[0])):
+        assert measurement.ok, measurement.detail
+        assert set(dict(measurement.errors)) == {"dq", "dk", "dv"}
 
 
 @pytest.mark.gpu

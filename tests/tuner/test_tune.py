@@ -132,7 +132,7 @@ def test_backward_is_one_complete_plan_of_two_searches(settings: Settings) -> No
     assert list(result.searches) == ["dq", "dkdv"]
     assert len(evaluate.evaluated) == 2 * TRIALS
     assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv")}
-    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"])
+    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"]) - {("dqdkdv",)}
     assert tuple(step.kernel for step in result.entry.plan.steps) == ("dq", "dkdv")
 
 

@@ -1,9 +1,10 @@
-"""What a forward pass leaves to its backward pass: both start the segments of a cut sequence from the same states."""
+"""What a forward pass leaves to its backward pass: states of the segments of a cut sequence, or checkpoints."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, reads_checkpoints
 from latune.codegen.partition import Partition
 from latune.plan import Plan, Step
 from latune.problem import Problem
@@ -12,8 +13,14 @@ from latune.problem import Problem
 _ALGORITHMS = ("split", "scan")
 
 
-def keeping(forward: Plan) -> Plan | None:
-    """The forward plan that returns its segments' states as well; None where it has none."""
+def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
+    """The forward plan that returns as well what ``backward`` can start from; None where it has nothing of that kind.
+
+    Args:
+        problem: of either direction.
+    """
+    if reads_checkpoints(backward):
+        return keeping_checkpoints(forward, backward, problem)
     (step,) = forward.steps
     if step.config.algorithm not in _ALGORITHMS:
         return None
@@ -21,12 +28,14 @@ def keeping(forward: Plan) -> Plan | None:
 
 
 def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
-    """The backward plan whose dq starts from the states that ``kept`` returned; None where it cuts ``problem`` elsewhere.
+    """The backward plan that starts from what ``kept`` returned; None where it has no use for that.
 
     Args:
-        kept: of ``keeping``.
+        kept: of ``keeping``, perhaps for another backward plan.
         problem: of either direction.
     """
+    if reads_checkpoints(backward):
+        return given_checkpoints(backward, kept, problem)
     (keeper,) = kept.steps
     if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
         return None
@@ -35,6 +44,8 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
 
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
     if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
+        return False
+    if "segment_states" not in dict(keeper.config.choices):
         return False
     rows = [Partition(problem=problem, step=one).segment_rows for one in (step, keeper)]
     return rows[0] == rows[1] < problem.seqlen

@@ -1,4 +1,4 @@
-"""Which passes share the states of their segments, and what they then launch."""
+"""What passes hand over, states of segments or checkpoints, and what they then launch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from triton.runtime.jit import JITFunction
 
 from latune.config import Config
 from latune.ops import attention, dispatch, kernels, memo, reference
+from latune.ops.handover import keeping, resuming
 from latune.ops.replay import Replay
-from latune.ops.segment_states import keeping, resuming
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
 
@@ -37,21 +37,23 @@ def backward_plan(dq: Step) -> Plan:
     return Plan((dq, step("dkdv", algorithm="sequential")))
 
 
+WHOLE = Plan((step("o", algorithm="sequential"),))
+WALK = Plan((step("dqdkdv", algorithm="sequential"),))
 AHEAD = Plan((step("o", layout="transposed"),))
 BEHIND = backward_plan(step("dq"))
 
 
 def test_a_forward_plan_in_segments_keeps_their_states_and_no_other() -> None:
-    kept = keeping(AHEAD)
+    kept = keeping(AHEAD, BEHIND, PROBLEM)
     assert kept is not None
     assert kept.steps[0].config == AHEAD.steps[0].config.with_choices(segment_states="kept")
-    assert keeping(Plan((step("o", algorithm="sequential"),))) is None
+    assert keeping(Plan((step("o", algorithm="sequential"),)), BEHIND, PROBLEM) is None
 
 
 @pytest.mark.parametrize("algorithm", ["split", "scan"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(layout: str, algorithm: str) -> None:
-    kept = keeping(Plan((step("o", layout=layout, algorithm=algorithm),)))
+    kept = keeping(Plan((step("o", layout=layout, algorithm=algorithm),)), BEHIND, PROBLEM)
     assert kept is not None
     plan = resuming(BEHIND, kept, PROBLEM)
     assert plan is not None
@@ -72,16 +74,39 @@ def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(layout: str, al
     ids=str,
 )
 def test_states_of_other_segments_are_of_no_use(dq: Step) -> None:
-    kept = keeping(AHEAD)
+    kept = keeping(AHEAD, BEHIND, PROBLEM)
     assert kept is not None
     assert resuming(backward_plan(dq), kept, PROBLEM) is None
 
 
 def test_a_sequence_of_one_segment_has_no_states_to_keep() -> None:
-    kept = keeping(AHEAD)
+    kept = keeping(AHEAD, BEHIND, PROBLEM)
     assert kept is not None
     assert resuming(BEHIND, kept, replace(PROBLEM, seqlen=32)) is None
     assert resuming(BEHIND, kept, replace(PROBLEM, batch=8)) is None
+
+
+def test_a_forward_plan_keeps_checkpoints_for_a_backward_plan_that_reads_them() -> None:
+    for ahead in (WHOLE, AHEAD):
+        kept = keeping(ahead, WALK, PROBLEM)
+        assert kept is not None
+        config = ahead.steps[0].config
+        assert kept.steps[0].config == config.with_choices(checkpoints="kept").with_constexprs(CHECKPOINT_ROWS=64)
+        plan = resuming(WALK, kept, PROBLEM)
+        assert plan is not None
+        layout = dict(config.choices)["state_layout"]
+        given = {"checkpoints": "given", "given_layout": layout}
+        assert plan.steps[0].config == WALK.steps[0].config.with_choices(**given)
+
+
+def test_checkpoints_of_other_rows_and_states_of_segments_are_of_no_use() -> None:
+    longer = Plan((step("dqdkdv", algorithm="sequential", block_n=64),))
+    assert keeping(Plan((step("o", algorithm="sequential", block_n=128),)), WALK, PROBLEM) is None
+    of_checkpoints, of_segments = keeping(AHEAD, WALK, PROBLEM), keeping(AHEAD, BEHIND, PROBLEM)
+    assert of_checkpoints is not None and of_segments is not None
+    assert resuming(longer, of_checkpoints, PROBLEM) is None
+    assert resuming(WALK, of_segments, PROBLEM) is None
+    assert resuming(BEHIND, of_checkpoints, PROBLEM) is None
 
 
 @pytest.fixture
@@ -137,6 +162,55 @@ def test_states_go_from_one_pass_to_the_other(serve) -> None:
     assert kept[0].states.shape == kept[-1].states.shape == (6, 4, D * E)
     assert kept[0].decision is kept[-1].decision
     assert isinstance(next(iter(memo.KEEPING.calls.values())), Replay)
+
+
+def test_checkpoints_go_from_one_pass_to_the_other(serve) -> None:
+    gpu, kept = serve((WHOLE,), (WALK, BEHIND)), []
+    for _ in range(3):
+        given = tensors()
+        kept.append(forward(given))
+        gpu.jit.clear()
+        gpu.direct.clear()
+        backward(given, kept[-1])
+        ((_, arguments),) = gpu.jit or gpu.direct
+        assert kept[-1].states.data_ptr() in arguments
+    assert gpu.jit == [] and gpu.direct
+    assert kept[0].states.shape == (6, 5, D * E) and kept[0].states.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("ahead", [WHOLE, Plan((step("o", algorithm="sequential", block_n=128),))], ids=str)
+def test_without_checkpoints_a_plan_that_reads_none_runs(serve, ahead: Plan) -> None:
+    """Where the chunks of both passes do not meet, or backward is called by itself."""
+    gpu = serve((ahead,), (WALK, BEHIND))
+    for _ in range(3):
+        given = tensors()
+        kept = forward(given)
+        assert (kept is None) == (ahead != WHOLE)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        backward(given, None)
+        assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
+    assert gpu.jit == []
+
+
+def test_a_plan_whose_checkpoints_do_not_reach_it_gives_way_to_one_that_reads_none(serve, monkeypatch) -> None:
+    gpu = serve((WHOLE,), (WALK, BEHIND))
+    launch = JITFunction.run
+
+    def refuse(jit, *arguments, **options):
+        if " checkpoints=given " in Path(jit.fn.__code__.co_filename).read_text():
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return launch(jit, *arguments, **options)
+
+    monkeypatch.setattr(JITFunction, "run", refuse)
+    for turn in range(4):
+        given = tensors()
+        kept = forward(given)
+        assert (kept is None) == (turn > 0)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        backward(given, kept)
+        assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
 
 
 @pytest.mark.parametrize("states", ["kept", "given"])
@@ -225,15 +299,20 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
-@pytest.mark.parametrize("algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan")], ids="-".join)
+@pytest.mark.parametrize(
+    "algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan"), ("sequential", None), ("remainder", None)], ids=str
+)
 def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
-    monkeypatch, algorithms: tuple[str, str], states: bool
+    monkeypatch, algorithms: tuple[str, str | None], states: bool
 ) -> None:
-    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes."""
+    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes.
+
+    ``algorithms``: of both passes, backward in one walk where it has none.
+    """
     ahead, behind = algorithms
     plans = {
         "fwd": Plan((step("o", layout="transposed", algorithm=ahead),)),
-        "bwd": backward_plan(step("dq", algorithm=behind)),
+        "bwd": backward_plan(step("dq", algorithm=behind)) if behind else WALK,
     }
 
     def resolve(problem, gpu):
