@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from latune.codegen.build import Build, KernelBuild, build
+from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints
 from latune.codegen.space import load_space
 from latune.errors import BuildError
 from latune.gpu import Gpu, find_gpu
@@ -127,6 +128,30 @@ def test_a_forward_pass_that_keeps_its_states_is_the_same_code(problem_of: Probl
         for what in ({}, {"segment_states": "kept"})
     ]
     assert binaries[0] == binaries[1]
+
+
+@pytest.mark.parametrize("loads", ["pointer", "tma"])
+@pytest.mark.parametrize("layout", ["plain", "transposed"])
+def test_checkpoints_compile_wherever_they_come_from(problem_of: ProblemOf, plan_of: PlanOf, layout: str, loads: str) -> None:
+    """Beside states of the caller's, which are of another dtype."""
+    widths = {"head_dim_k": 64, "head_dim_v": 48, "has_initial_state": True, "needs_final_state": True}
+    forward, backward = problem_of(**widths), problem_of("bwd", **widths)
+    walk = plan_of("dqdkdv", state_layout=layout, loads=loads, BLOCK_N=64)
+    kept = keeping_checkpoints(plan_of("o", state_layout=layout, loads=loads, BLOCK_E=64), walk, forward)
+    given = given_checkpoints(walk, keeping_own_checkpoints(walk), backward)
+    assert kept is not None and given is not None
+    assert [kernel.name for kernel in build(forward, kept, H200).kernels] == ["o_kernel"]
+    first, main = build(backward, walk, H200).kernels
+    assert (first.name, main.name) == ("dqdkdv_checkpoints_kernel", "dqdkdv_kernel")
+    assert first.programs == main.programs == backward.batch_heads
+    (alone,) = build(backward, given, H200).kernels
+    assert (alone.name, alone.registers, alone.shared_bytes) == (main.name, main.registers, main.shared_bytes)
+
+
+def test_the_default_of_one_walk_compiles(problem_of: ProblemOf) -> None:
+    problem = problem_of("bwd", batch=8, num_heads=32, head_dim_k=64, head_dim_v=64)
+    built = build(problem, default_plan(problem, H200, "dqdkdv"), H200)
+    assert built.exceeds(H200) is None and built.shared_bytes <= SMALL_SHARED_BYTES
 
 
 def test_chained_kernels_compile_to_as_much_as_others(problem_of: ProblemOf, plan_of: PlanOf) -> None:

@@ -40,8 +40,8 @@ def dqdkdv_checkpoints_kernel(
     for start in tl.range(0, seqlen, BLOCK_N):
         if start % CHECKPOINT_ROWS == 0:
             i_checkpoint = i_bh.to(tl.int64) * tl.cdiv(seqlen, CHECKPOINT_ROWS) + start // CHECKPOINT_ROWS
-            p_state = checkpoints + i_checkpoint * (D * E) + o_d[:, None] * E + o_e[None, :]
-            tl.store(p_state, b_state)
+            p_checkpoint = checkpoints + i_checkpoint * (D * E) + o_d[:, None] * E + o_e[None, :]
+            tl.store(p_checkpoint, b_state)
         b_k = k.load([i_b, i_h, start, 0])
         b_k = b_k.reshape(BLOCK_N, BLOCK_D)
         b_v = v.load([i_b, i_h, start, 0])
@@ -120,8 +120,8 @@ def dqdkdv_kernel(
         dk.store([i_b, i_h, start, 0], b_dk)
         is_odd = start % CHECKPOINT_ROWS > 0
         i_checkpoint = i_bh.to(tl.int64) * tl.cdiv(seqlen, CHECKPOINT_ROWS) + start // CHECKPOINT_ROWS
-        p_state = checkpoints + i_checkpoint * (D * E) + o_d[:, None] * E + o_e[None, :]
-        b_kept = tl.load(p_state)
+        p_checkpoint = checkpoints + i_checkpoint * (D * E) + o_d[:, None] * E + o_e[None, :]
+        b_kept = tl.load(p_checkpoint)
         b_kept = b_kept.to(tl.float32) * tl.where(is_odd, across_chunk, 1.0)
         # Of an even chunk no row is read: there is none past the end.
         start_prev = tl.where(is_odd, start - BLOCK_N, seqlen)
