@@ -145,6 +145,11 @@ class Plan:
         """Names of the tensors it computes, in the order the generated module returns them."""
         return tuple(name for kernel in self.kernels for name in kernel.outputs)
 
+    @property
+    def reads_checkpoints(self) -> bool:
+        """One of its kernels does; by itself it makes them, unless it is given those that another plan has kept."""
+        return any(kernel.reads_checkpoints for kernel in self.kernels)
+
     def chained(self) -> Plan:
         """The same launches, each but the first made before the one ahead of it has ended."""
         return Plan(tuple(replace(step, config=step.config.with_option(LAUNCH_PDL, 1)) for step in self.steps))

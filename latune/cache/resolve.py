@@ -110,6 +110,11 @@ def default_plan(problem: Problem, gpu: Gpu) -> Plan:
     return Plan(tuple(Step(kernel=name, config=space.default(problem, gpu, KERNELS[name])) for name in names))
 
 
+def without_checkpoints(candidates: Iterable[tuple[Plan, str]]) -> Iterator[tuple[Plan, str]]:
+    """Those whose plans read none, the default among them: what runs where no forward pass has kept any."""
+    return (candidate for candidate in candidates if not candidate[0].reads_checkpoints)
+
+
 def fits(entry: Entry, gpu: Gpu) -> bool:
     """Whether the entry's kernels, as compiled where it was tuned, find their shared memory on ``gpu``; unknown ones do not."""
     return bool(entry.resources) and all(kernel.shared_bytes <= gpu.shared_per_block_bytes for kernel in entry.resources)
@@ -174,7 +179,8 @@ def _of_entry(step: str, entry: Entry, served: str, gpu: Gpu, wanted: Bucket) ->
     """The entry's plan, then its alternates, as ``wanted`` has them; ``gpu`` is the one it was tuned for."""
     for number, plan in enumerate((entry.plan, *entry.alternates)):
         what = f"alternate {number} of {served}: " if number else f"{served}: "
-        time = "" if number else f"{entry.measurement.median_ms:.4g} ms, "
+        price = " with a copy of the checkpoints it is given" if plan.reads_checkpoints else ""
+        time = "" if number else f"{entry.measurement.median_ms:.4g} ms{price}, "
         why = f"{what}{entry.evidence} for {gpu.title}, {time}{entry.tuned_at}"
         if (own := carried(plan, entry.bucket, wanted)) is not None:
             yield Candidate(step=step, plan=own, entry=entry, why=why)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from latune.cache.resolve import without_checkpoints
 from latune.cli.options import ShapeType, chosen_gpu, decay_option, dtype_option, gpu_option, states_options
 from latune.cli.output import say, write_text
 from latune.cli.shapes import EXAMPLE, Shape
@@ -32,14 +33,14 @@ def generate(
     final_state: bool,
     output: Path | None,
 ) -> None:
-    """Prints the module that serves a shape, as lightning_attn would choose it.
+    """Prints the module that serves a shape, as lightning_attn would choose it with nothing kept by another pass.
 
     It depends on torch and triton alone: paste it into any code base.
     """
     problem = shape.problem(direction=direction, decay=decay, dtype=dtype, initial_state=initial_state, final_state=final_state)
-    resolution = resolve(problem, chosen_gpu(gpu_name))
-    text = render(problem, resolution.plan).text
-    say(resolution.why)
+    plan, why = next(without_checkpoints(resolve(problem, chosen_gpu(gpu_name)).candidates))
+    text = render(problem, plan).text
+    say(why)
     if output is None:
         click.echo(text, nl=False)
         return

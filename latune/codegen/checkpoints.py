@@ -1,6 +1,7 @@
-"""Forward states of every few rows, from which one reverse walk computes all gradients: who reads, keeps and is given them.
+"""Plans that keep checkpoints, forward states of every few rows, and plans that are given them in place of making their own.
 
-A plan that reads them makes them itself unless it is given those that another plan has kept.
+Checkpoints are [B * H, cdiv(N, rows), D * E] in the inputs' dtype, each state as its maker holds it, [D, E] or transposed:
+whoever reads them is told which. ``rows`` are two chunks of the plan that reads them.
 """
 
 from __future__ import annotations
@@ -13,17 +14,13 @@ from latune.plan import Plan, Step
 from latune.problem import Problem
 
 
-def reads_checkpoints(plan: Plan) -> bool:
-    return any(kernel.reads_checkpoints for kernel in plan.kernels)
-
-
 def keeping_checkpoints(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
     """The forward plan that returns those that ``backward`` reads as well; None where its chunks do not meet their rows.
 
     Args:
         problem: of either direction.
     """
-    (keeper,), (reader,) = (tuple(Partition(problem=problem, step=step) for step in plan.steps) for plan in (forward, backward))
+    keeper, reader = _partition(forward, problem), _partition(backward, problem)
     if reader.checkpoint_rows % keeper.block_n:
         return None
     return _kept(keeper.step, keeper.step.config.with_constexprs(CHECKPOINT_ROWS=reader.checkpoint_rows))
@@ -37,12 +34,17 @@ def keeping_own_checkpoints(backward: Plan) -> Plan:
 
 def given_checkpoints(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     """The backward plan that starts from those that ``kept`` returned; None where it returns none, or of other rows."""
-    (step,), (keeper,) = backward.steps, kept.steps
-    rows = [Partition(problem=problem, step=one).checkpoint_rows for one in (step, keeper)]
-    if dict(keeper.config.choices).get("checkpoints") != "kept" or rows[0] != rows[1]:
+    keeper, reader = _partition(kept, problem), _partition(backward, problem)
+    choices = dict(keeper.step.config.choices)
+    if choices.get("checkpoints") != "kept" or keeper.checkpoint_rows != reader.checkpoint_rows:
         return None
-    layout = dict(keeper.config.choices)["state_layout"]
-    return Plan((replace(step, config=step.config.with_choices(checkpoints="given", given_layout=layout)),))
+    config = reader.step.config.with_choices(checkpoints="given", given_layout=choices["state_layout"])
+    return Plan((replace(reader.step, config=config),))
+
+
+def _partition(plan: Plan, problem: Problem) -> Partition:
+    (step,) = plan.steps
+    return Partition(problem=problem, step=step)
 
 
 def _kept(step: Step, config: Config) -> Plan:

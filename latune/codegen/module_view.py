@@ -19,7 +19,7 @@ _ARGUMENT_DOCS = {
     "initial_state": "[B, H, {d}, {e}], fp32, contiguous.",
     "dfinal_state": "[B, H, {d}, {e}], fp32, contiguous: gradient of the final state.",
     "segment_states": "fp32, as forward returned it with o.",
-    "checkpoints": "in q's dtype, as forward returned it with o.",
+    "checkpoints": "[B * H, cdiv(N, {rows}), {d} * {e}], q's dtype, as forward returned it with o.",
 }
 
 
@@ -99,7 +99,8 @@ class ModuleView:
 
     @property
     def argument_docs(self) -> list[tuple[str, str]]:
-        docs = {name: _ARGUMENT_DOCS[name].format(d=self.d, e=self.e) for name in self.arguments}
+        widths = {"d": self.d, "e": self.e, "rows": self.steps[0].checkpoint_rows}
+        docs = {name: _ARGUMENT_DOCS[name].format(**widths) for name in self.arguments}
         if "initial_state" in docs and "checkpoints" in docs:
             docs["initial_state"] += " Not read: the checkpoints have it."
         elif "initial_state" in docs and not any(step.reads_initial_state for step in self.steps):
@@ -127,7 +128,7 @@ class ModuleView:
     @property
     def returns_doc(self) -> str:
         if any(step.keeps_checkpoints for step in self.steps):
-            return "; checkpoints: forward states, for backward"
+            return f"; checkpoints: the state before every {self.steps[0].checkpoint_rows} rows, for backward"
         if not self.keeps:
             return ""
         meaning = (

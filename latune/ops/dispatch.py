@@ -18,7 +18,6 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from latune.cache import resolve as ladder
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
-from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
@@ -111,7 +110,7 @@ def decide(problem: Problem, device_index: int, plan: Plan | None = None, *, alo
 
     Args:
         plan: runs this one and no other.
-        alone: runs none that reads checkpoints, since there are none.
+        alone: runs none that reads checkpoints, since there are none; asked of buckets decided before.
     """
     key = (device_index, problem.bucket(), plan, alone)
     decision = _decisions.get(key)
@@ -142,15 +141,14 @@ def _decide(device_index: int, bucket: Bucket, plan: Plan | None, alone: bool, *
         return Decision(problem, iter([(plan, f"a plan for {bucket}")]))
     gpu = device_gpu(device_index)
     resolution = resolve(problem, gpu)
+    if alone:
+        # Whatever there is to warn of was said when the bucket itself was decided.
+        return Decision(problem, ladder.without_checkpoints(resolution.candidates))
     if resolution.step != "exact":
         _warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}")
     if resolution.entry is not None:
         _warn_of_another_triton(resolution.entry, problem, gpu)
-    return Decision(problem, filter(_reads_none, resolution.candidates) if alone else resolution.candidates)
-
-
-def _reads_none(candidate: tuple[Plan, str]) -> bool:
-    return not reads_checkpoints(candidate[0])
+    return Decision(problem, resolution.candidates)
 
 
 def _warn_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> None:

@@ -4,13 +4,53 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, reads_checkpoints
+from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints
 from latune.codegen.partition import Partition
+from latune.ops.dispatch import Decision, decide
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
 # Those that cut every head alike.
 _ALGORITHMS = ("split", "scan")
+
+
+def keeper(problem: Problem, device_index: int) -> Decision | None:
+    """What runs the forward pass and keeps what the backward pass starts from; None where there is nothing of that kind."""
+    plan = _keeping_plan(problem, device_index)
+    decision = None if plan is None else decide(problem, device_index, plan)
+    return decision if decision and _resuming(replace(problem, direction="bwd"), device_index, decision) else None
+
+
+def resumer(problem: Problem, device_index: int, maker: Decision) -> Decision | None:
+    """What runs the backward pass from what ``maker`` kept; None where what is at hand may be of another maker.
+
+    That is so once a plan has given way to another: a forward pass may have been run again since, as checkpointing does.
+    """
+    plan = _keeping_plan(maker.problem, device_index)
+    is_current = plan == maker.plan and decide(maker.problem, device_index, plan) is maker
+    return _resuming(problem, device_index, maker) if is_current else None
+
+
+def alone(problem: Problem, device_index: int) -> Decision:
+    """What runs the backward pass from its inputs alone; a plan that has to make the checkpoints it reads is no winner."""
+    decision = decide(problem, device_index)
+    return decide(problem, device_index, alone=True) if decision.plan.reads_checkpoints else decision
+
+
+def _keeping_plan(problem: Problem, device_index: int) -> Plan | None:
+    forward, backward = (decide(replace(problem, direction=one), device_index).plan for one in ("fwd", "bwd"))
+    return keeping(forward, backward, problem)
+
+
+def _resuming(problem: Problem, device_index: int, maker: Decision) -> Decision | None:
+    """The plan that ``maker`` kept for, as it runs ``problem``; None where it has no use for that, or does not launch.
+
+    Flags that differ do not matter: a final state whose gradient is not there leaves backward without that flag.
+    """
+    backward = decide(replace(maker.problem, direction="bwd"), device_index).plan
+    plan = resuming(backward, maker.plan, problem)
+    decision = None if plan is None else decide(problem, device_index, plan)
+    return None if decision is None or decision.refused else decision
 
 
 def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
@@ -19,7 +59,7 @@ def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
     Args:
         problem: of either direction.
     """
-    if reads_checkpoints(backward):
+    if backward.reads_checkpoints:
         return keeping_checkpoints(forward, backward, problem)
     (step,) = forward.steps
     if step.config.algorithm not in _ALGORITHMS:
@@ -34,7 +74,7 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
         kept: of ``keeping``, perhaps for another backward plan.
         problem: of either direction.
     """
-    if reads_checkpoints(backward):
+    if backward.reads_checkpoints:
         return given_checkpoints(backward, kept, problem)
     (keeper,) = kept.steps
     if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):

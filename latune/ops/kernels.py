@@ -7,23 +7,19 @@ tensors -> problem -> decision -> launches. No checks, no autograd. Shapes, dtyp
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.dtypes import TORCH_DTYPES
-from latune.ops import memo
+from latune.ops import handover, memo
 from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
 from latune.ops.dispatch import LAUNCH_ERRORS, Decision, decide
-from latune.ops.handover import keeping, resuming
 from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
-from latune.plan import Plan
 from latune.problem import Problem
 
 _DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -89,43 +85,11 @@ def forward_keeping(
         return outputs[:-1], Kept(outputs[-1], serve.decision)
     if serve is not memo.keeps_nothing:
         problem, readable = _read(given, final_state)
-        decision = _keeping(problem, q.device.index)
+        decision = handover.keeper(problem, q.device.index)
         if decision and (outputs := _attempt(decision, scale, given, readable, memo.KEEPING, key)):
             return outputs[:-1], Kept(outputs[-1], decision)
         memo.KEEPING.put(calls, key, memo.keeps_nothing)
     return _forward(scale, given, final_state, key), None
-
-
-def _keeping(problem: Problem, device_index: int) -> Decision | None:
-    """What runs the forward pass and keeps what the backward pass starts from; None where there is nothing of that kind."""
-    plan = _keeping_plan(problem, device_index)
-    if plan is None or _resuming(replace(problem, direction="bwd"), device_index, plan) is None:
-        return None
-    return decide(problem, device_index, plan)
-
-
-def _keeping_plan(problem: Problem, device_index: int) -> Plan | None:
-    forward, backward = (decide(replace(problem, direction=one), device_index).plan for one in ("fwd", "bwd"))
-    return keeping(forward, backward, problem)
-
-
-def _resuming(problem: Problem, device_index: int, kept: Plan) -> Decision | None:
-    """What runs the backward pass from what a forward plan kept; None where it has no use for that, or does not launch."""
-    plan = resuming(decide(problem, device_index).plan, kept, problem)
-    decision = None if plan is None else decide(problem, device_index, plan)
-    return None if decision is None or decision.refused else decision
-
-
-def _alone(problem: Problem, device_index: int) -> Decision:
-    """What runs the backward pass from its inputs alone; a plan that has to make the checkpoints it reads is no winner."""
-    decision = decide(problem, device_index)
-    return decide(problem, device_index, alone=True) if reads_checkpoints(decision.plan) else decision
-
-
-def _is_current(maker: Decision, device_index: int) -> bool:
-    """Whether states are still made by this decision: those at hand may be from a forward pass that was run again since."""
-    plan = _keeping_plan(maker.problem, device_index)
-    return plan is not None and plan == maker.plan and decide(maker.problem, device_index, plan) is maker
 
 
 def backward(
@@ -152,8 +116,8 @@ def backward(
     problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
     readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state), states)
     if maker is None:
-        return _run(_alone(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
-    resumed = _resuming(problem, q.device.index, maker.plan) if _is_current(maker, q.device.index) else None
+        return _run(handover.alone(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
+    resumed = handover.resumer(problem, q.device.index, maker)
     if resumed and (outputs := _attempt(resumed, scale, given, readable, memo.BACKWARD, key)):
         return outputs
     # A plan has given way to another since, so that what is to be kept has to be asked anew.

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from latune.cache.entry import Resources
 from latune.codegen.build import Build
-from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.render import Source, render
 from latune.errors import BuildError, RenderError
 from latune.gpu import Gpu
@@ -18,9 +17,9 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import Builder
-from latune.tuner.handed import variants
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
+from latune.tuner.resumed import resumed_variants
 from latune.tuner.worker import Worker
 
 STATIC_PROTOCOL = "static-2"
@@ -170,7 +169,7 @@ class MeasuredEvaluator(_Built):
 
     def prepare(self, plans: Sequence[Plan]) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
-        others = [variant for plan in plans if reads_checkpoints(plan) for variant in variants(plan, self.problem)]
+        others = [variant for plan in plans if plan.reads_checkpoints for variant in resumed_variants(plan, self.problem)]
         super().prepare([*plans, *others])
 
     def _judge(self, plan: Plan, built: Build) -> Measurement:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from latune.cache.entry import Entry, utc_now
-from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.render import plan_sha256
 from latune.codegen.templates import templates_sha256
 from latune.measurement import Measurement
@@ -46,7 +45,7 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
 def with_alternates(placed: Raced, count: int) -> list[tuple[Plan, Measurement]]:
     """The winner, the ``count`` next best and, where all of these read checkpoints, the best that serves without any."""
     chosen = list(placed[: 1 + count])
-    alone = [pair for pair in placed if not reads_checkpoints(pair[0])]
+    alone = [pair for pair in placed if not pair[0].reads_checkpoints]
     return chosen if set(chosen) & set(alone) else [*chosen, *alone[:1]]
 
 

@@ -9,7 +9,7 @@ The fourth power stands for overlap: the longest term counts, and those close to
 
     memory      DRAM bytes / (bandwidth * 0.89). Inputs once, outputs once, states that are stored. Of what a split over
                 BLOCK_E reads again 15% misses the L2; what an earlier launch moved is read again where it exceeds half
-                the L2.
+                the L2. In place of a pass that makes checkpoints, a copy of them, as when it is measured.
     l2          bytes moved by the busiest SM / (30 bytes a clock).
     throughput  what the busiest SM computes, without waiting: n * step * ceil(P / SMs).
     chain       the recurrence, whose chunks follow one another: W * (latency + n * (step + waits)).

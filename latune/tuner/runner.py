@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
-from latune.codegen.checkpoints import reads_checkpoints
 from latune.codegen.load import load
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan
 from latune.problem import Problem
 from latune.tuner import timing
 from latune.tuner.cases import Inputs
-from latune.tuner.handed import Handed
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Job, Prepare, Race, Ready
+from latune.tuner.resumed import Resumed
 from latune.tuner.sampling import copy_gbps, gpu_sampler, input_sets
 from latune.tuner.verify import Fixture, Verification, prepare, verify
 
@@ -141,14 +140,14 @@ class GpuRunner:
     def _verify_forms(self, module: ModuleType, plan: Plan) -> Verification:
         """By itself and, where it can be, from what was kept for it."""
         alone = verify(module, plan, self._prepared)
-        if not (alone.ok and reads_checkpoints(plan)):
+        if not (alone.ok and plan.reads_checkpoints):
             return alone
-        return verify(Handed.load(self._prepared.problem, plan), plan, self._prepared)
+        return verify(Resumed.load(self._prepared.problem, plan), plan, self._prepared)
 
     def _calls(self, module: ModuleType, plan: Plan) -> list[Callable[[], object]]:
-        if reads_checkpoints(plan):
-            handed = Handed.load(self._prepared.problem, plan)
-            return [handed.timed(inputs) for inputs in self._sets]
+        if plan.reads_checkpoints:
+            resumed = Resumed.load(self._prepared.problem, plan)
+            return [resumed.timed(inputs) for inputs in self._sets]
         return [partial(inputs.launch, module) for inputs in self._sets]
 
     def _judge(self, plan: Plan, verification: Verification, result: timing.Timing) -> Measurement:

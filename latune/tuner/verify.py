@@ -21,7 +21,7 @@ from latune.tuner.cases import Case, Expected, small_cases, timed_case
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from latune.tuner.handed import Handed
+    from latune.tuner.resumed import Resumed
 
 # Below every normal fp32: lets a flushed denormal equal zero, and keeps ratios finite.
 _TINY = 1e-30
@@ -104,7 +104,7 @@ def output_names(problem: Problem, plan: Plan) -> tuple[str, ...]:
     return plan.outputs + ("dinitial_state",) * (problem.has_initial_state and "dv" in plan.outputs)
 
 
-def verify(module: ModuleType | Handed, plan: Plan, fixture: Fixture) -> Verification:
+def verify(module: ModuleType | Resumed, plan: Plan, fixture: Fixture) -> Verification:
     """Runs a module on every case; stops at the first that fails.
 
     Args:
@@ -120,7 +120,7 @@ def verify(module: ModuleType | Handed, plan: Plan, fixture: Fixture) -> Verific
 
 
 def _check_case(
-    module: ModuleType | Handed, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]
+    module: ModuleType | Resumed, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]
 ) -> str | None:
     """What is wrong in this case, None when nothing is; raises the RMS errors in ``worst``."""
     with poisoned_allocations():

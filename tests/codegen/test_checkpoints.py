@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints, reads_checkpoints
+from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints
 from latune.codegen.render import render
 from latune.plan import Plan
 from latune.problem import Problem
@@ -24,8 +24,8 @@ def host(problem: Problem, plan: Plan) -> tuple[list[str], str]:
 
 
 def test_one_walk_reads_checkpoints_and_two_launches_do_not(plan_of: PlanOf) -> None:
-    assert reads_checkpoints(plan_of("dqdkdv"))
-    assert not any(map(reads_checkpoints, (plan_of("dq", "dkdv"), plan_of("dq"), plan_of("o"))))
+    assert plan_of("dqdkdv").reads_checkpoints
+    assert not any(plan.reads_checkpoints for plan in (plan_of("dq", "dkdv"), plan_of("dq"), plan_of("o")))
 
 
 @pytest.mark.parametrize(("ahead", "behind", "kept"), [(32, 32, True), (64, 32, True), (128, 32, False), (16, 64, True)])

@@ -34,8 +34,8 @@ def dqdkdv_checkpoints_kernel(
     o_d = tl.arange(0, BLOCK_D)
     o_e = tl.arange(0, BLOCK_E)
     slope = tl.load(slopes + i_h) * LOG2_E
-    to_next = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
-    across_chunk = tl.exp2(-slope * BLOCK_N)
+    across = tl.exp2(-slope * BLOCK_N)
+    to_state = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
     b_state = tl.zeros([BLOCK_D, BLOCK_E], dtype=tl.float32)
     for start in tl.range(0, seqlen, BLOCK_N):
         if start % CHECKPOINT_ROWS == 0:
@@ -46,8 +46,8 @@ def dqdkdv_checkpoints_kernel(
         b_k = b_k.reshape(BLOCK_N, BLOCK_D)
         b_v = v.load([i_b, i_h, start, 0])
         b_v = b_v.reshape(BLOCK_N, BLOCK_E)
-        b_state *= across_chunk
-        b_state = tl.dot((tl.trans(b_k) * to_next[None, :]).to(tl.bfloat16), b_v, b_state)
+        b_state *= across
+        b_state = tl.dot((tl.trans(b_k) * to_state[None, :]).to(tl.bfloat16), b_v, b_state)
 
 
 # dq_i = scale * sum of l^(i-j) (do_i . v_j) k_j over j <= i, l = exp(-slope)
@@ -88,9 +88,8 @@ def dqdkdv_kernel(
     to_state = tl.exp2(-slope * (o_n + 1))
     distance = o_n[None, :] - o_n[:, None]
     decay_matrix = tl.where(distance >= 0, tl.exp2(-slope * tl.abs(distance)), 0.0) * scale
-    from_kept = tl.exp2(-slope * (o_n + 1)) * scale
+    from_kept = to_state * scale
     to_next = tl.exp2(-slope * (BLOCK_N - 1 - o_n))
-    across_chunk = tl.exp2(-slope * BLOCK_N)
     for back in tl.range(0, end - begin, BLOCK_N):
         start = last - back
         b_q = q.load([i_b, i_h, start, 0])
@@ -122,7 +121,7 @@ def dqdkdv_kernel(
         i_checkpoint = i_bh.to(tl.int64) * tl.cdiv(seqlen, CHECKPOINT_ROWS) + start // CHECKPOINT_ROWS
         p_checkpoint = checkpoints + i_checkpoint * (D * E) + o_d[:, None] * E + o_e[None, :]
         b_kept = tl.load(p_checkpoint)
-        b_kept = b_kept.to(tl.float32) * tl.where(is_odd, across_chunk, 1.0)
+        b_kept = b_kept.to(tl.float32) * tl.where(is_odd, across, 1.0)
         # Of an even chunk no row is read: there is none past the end.
         start_prev = tl.where(is_odd, start - BLOCK_N, seqlen)
         b_k_prev = k.load([i_b, i_h, start_prev, 0])

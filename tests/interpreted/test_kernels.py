@@ -90,9 +90,10 @@ class Case:
         return Plan(tuple(Step(kernel=kernel, config=self.config(kernel)) for kernel in kernels))
 
     def config(self, kernel: str) -> Config:
-        if KERNELS[kernel].reads_checkpoints:
-            # Its search space has no other.
-            self = replace(self, algorithm="sequential", decay={"factored": "matrix key"}.get(self.decay, self.decay))
+        if KERNELS[kernel].reads_checkpoints and (self.algorithm != "sequential" or self.decay == "factored"):
+            # Its search space has neither segments nor factored decays.
+            decay = "matrix key" if self.decay == "factored" else self.decay
+            return replace(self, algorithm="sequential", decay=decay).config(kernel)
         mode, _, decayed = self.decay.partition(" ")
         choices = {"state_layout": self.layout, "branched": self.branched, "loads": self.loads}
         choices |= {} if mode == "none" else {"decay_mode": mode}

@@ -193,6 +193,29 @@ def test_without_checkpoints_a_plan_that_reads_none_runs(serve, ahead: Plan) -> 
     assert gpu.jit == []
 
 
+def test_what_was_kept_is_used_by_a_call_of_other_flags(serve, monkeypatch) -> None:
+    """A final state whose gradient is not there makes of backward another bucket, with a plan of its own."""
+    gpu = serve((WHOLE,), (WALK,))
+    of_all = dispatch.resolve
+
+    def resolve(problem, gpu):
+        if problem.direction == "bwd" and not problem.needs_final_state:
+            return SimpleNamespace(step="exact", entry=None, candidates=iter([(BEHIND, "another plan")]))
+        return of_all(problem, gpu)
+
+    monkeypatch.setattr(dispatch, "resolve", resolve)
+    dispatch.forget_decisions()
+    do = torch.randn(2, HEADS, SEQLEN, E, dtype=torch.bfloat16)
+    for _ in range(3):
+        given = tensors()
+        (_, _), kept = kernels.forward_keeping(*given, 0.5, None, True)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        kernels.backward(*given, 0.5, do, None, None, kept)
+        assert len(gpu.jit or gpu.direct) == 1, "one walk"
+    assert gpu.jit == [] and memo.KEEPING.calls
+
+
 def test_a_plan_whose_checkpoints_do_not_reach_it_gives_way_to_one_that_reads_none(serve, monkeypatch) -> None:
     gpu = serve((WHOLE,), (WALK, BEHIND))
     launch = JITFunction.run

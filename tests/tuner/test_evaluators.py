@@ -18,8 +18,8 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner import evaluators
 from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
-from latune.tuner.handed import variants
 from latune.tuner.jobs import DeviceReport
+from latune.tuner.resumed import resumed_variants
 
 GPU = find_gpu("h200")
 PROBLEM = Problem(
@@ -129,7 +129,7 @@ def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds,
     walk = fake_builds.one("dqdkdv", fake_builds.config("plain", block_d=None, block_e=None))
     other = fake_builds.one("dq", fake_builds.config("plain"))
     MeasuredEvaluator(problem, GPU, builds, FakeWorker()).prepare([walk, other])
-    assert builds.prepared == [walk, other, *variants(walk, problem)]
+    assert builds.prepared == [walk, other, *resumed_variants(walk, problem)]
 
 
 def test_equal_binaries_are_evaluated_once(builds: Builds, plans: list[Plan], fake_builds: ModuleType) -> None:

@@ -155,8 +155,8 @@ def test_the_text_names_every_term(fake_builds: ModuleType) -> None:
         assert word in text
 
 
-def test_one_walk_by_itself_is_no_faster_than_two_launches(fake_builds: ModuleType) -> None:
-    """It reads less, and a pass of its own makes the states that it reads; on an H100: .994 ms against .928."""
+def test_one_walk_is_predicted_as_it_is_measured(fake_builds: ModuleType) -> None:
+    """With a copy of its checkpoints in the place of the pass that makes them; on an H100 .845 ms against .928."""
     here = problem(8, 32, 8192, 64, direction="bwd")
     config = fake_builds.config("plain", block_d=None, block_e=None, num_warps=4, num_stages=2)
     walk = fake_builds.one("dqdkdv", config)
@@ -164,8 +164,8 @@ def test_one_walk_by_itself_is_no_faster_than_two_launches(fake_builds: ModuleTy
     two = Plan((dq, Step(kernel="dkdv", config=config)))
     one_walk, two_launches = (predict(here, plan, H200, fake_builds.build(here, plan, H200)) for plan in (walk, two))
     assert [kernel.name for kernel in one_walk.kernels] == ["dqdkdv_checkpoints_kernel", "dqdkdv_kernel"]
-    first, main = one_walk.kernels
-    units = {name: kernel.memory_ms for name, kernel in (("first", first), ("main", main))}
-    # Of 1/7 of the backward pass's traffic each: k, v and half a tensor of checkpoints; seven tensors, and the checkpoints.
-    assert units["main"] / units["first"] == pytest.approx(7.5 / 2.5)
-    assert main.total_ms < 0.9 * two_launches.total_ms < one_walk.total_ms
+    copy, main = one_walk.kernels
+    # In tensors of the backward pass: half of one read and written; seven, and the checkpoints.
+    assert main.memory_ms / copy.memory_ms == pytest.approx(7.5)
+    assert main.compute_ms > two_launches.kernels[1].compute_ms
+    assert 0.8 * two_launches.total_ms < one_walk.total_ms < two_launches.total_ms

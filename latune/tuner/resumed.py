@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from latune.codegen.checkpoints import given_checkpoints, keeping_own_checkpoints
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def variants(plan: Plan, problem: Problem) -> tuple[Plan, Plan]:
+def resumed_variants(plan: Plan, problem: Problem) -> tuple[Plan, Plan]:
     """The plan that returns its checkpoints, and the one that is given them."""
     kept = keeping_own_checkpoints(plan)
     given = given_checkpoints(plan, kept, problem)
@@ -29,31 +28,29 @@ def variants(plan: Plan, problem: Problem) -> tuple[Plan, Plan]:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """Stands for the plan's module: ``backward`` with checkpoints made by one variant and handed to the other."""
+class Resumed:
+    """Stands for the plan's module: ``backward`` with checkpoints that one variant has made and the other is given."""
 
     maker: ModuleType
     taker: ModuleType
 
     @classmethod
-    def load(cls, problem: Problem, plan: Plan) -> Handed:
-        return cls(*(load(render(problem, variant)) for variant in variants(plan, problem)))
+    def load(cls, problem: Problem, plan: Plan) -> Resumed:
+        return cls(*(load(render(problem, variant)) for variant in resumed_variants(plan, problem)))
 
     def backward(self, *arguments: Tensor | float) -> tuple[Tensor, ...]:
         *_, checkpoints = self.maker.backward(*arguments)
         return self.taker.backward(*arguments, checkpoints)
 
-    def timed(self, inputs: Inputs) -> Callable[[], object]:
-        """The pass with checkpoints at hand, and its price: a copy of them moves twice what keeping them adds to forward."""
+    def timed(self, inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
+        """The pass with checkpoints at hand, and its price: a copy of them moves twice what keeping them adds to forward.
+
+        Returns:
+            A call that returns all it has written, so that whoever holds that keeps the next one's memory cold.
+        """
         *_, checkpoints = inputs.launch(self.maker)
         taker = _Given(self.taker, checkpoints)
-        room = torch.empty_like(checkpoints)
-
-        def call() -> None:
-            room.copy_(checkpoints)
-            inputs.launch(taker)
-
-        return call
+        return lambda: (checkpoints.clone(), *inputs.launch(taker))
 
 
 @dataclass(frozen=True, slots=True)
