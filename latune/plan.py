@@ -11,7 +11,7 @@ One operator serves every pass (l = exp(-slope)):
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from latune.config import Config
@@ -106,8 +106,8 @@ FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """The complete plans of a direction, as the names of their kernels in launch order."""
 
 
-LAUNCH_PDL = "launch_pdl"
-"""The launch option of a step whose kernels are launched before those ahead of them in the plan have ended."""
+_LAUNCH_PDL = "launch_pdl"
+"""Triton's name for programmatic dependent launch, by which a plan in JSON says in each of its steps that it is chained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -127,13 +127,25 @@ class Step:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Plan:
-    """The launches that serve a problem; a plan that is not complete computes some outputs only."""
+    """The launches that serve a problem; a plan that is not complete computes some outputs only.
+
+    Attributes:
+        is_chained: each kernel but the first is launched before the one ahead of it has ended.
+    """
 
     steps: tuple[Step, ...]
+    is_chained: bool = False
+
+    @classmethod
+    def from_steps(cls, steps: Sequence[Step]) -> Plan:
+        """The plan of these steps as ``to_json`` gives them."""
+        options = [dict(step.config.options) for step in steps]
+        own = (replace(step, config=step.config.without_option(_LAUNCH_PDL)) for step in steps)
+        return cls(tuple(own), is_chained=bool(steps) and all(_LAUNCH_PDL in option for option in options))
 
     @property
     def digest(self) -> str:
-        text = " ".join(f"{step.kernel}:{step.config.digest}" for step in self.steps)
+        text = " ".join(f"{step.kernel}:{step.config.digest}" for step in self._written)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property
@@ -151,14 +163,23 @@ class Plan:
         return any(kernel.reads_checkpoints for kernel in self.kernels)
 
     def chained(self) -> Plan:
-        """The same launches, each but the first made before the one ahead of it has ended."""
-        return Plan(tuple(replace(step, config=step.config.with_option(LAUNCH_PDL, 1)) for step in self.steps))
+        return replace(self, is_chained=True)
 
     def unchained(self) -> Plan:
-        return Plan(tuple(replace(step, config=step.config.without_option(LAUNCH_PDL)) for step in self.steps))
+        return replace(self, is_chained=False)
+
+    def with_steps(self, steps: Iterable[Step]) -> Plan:
+        """Other launches, chained as these are."""
+        return replace(self, steps=tuple(steps))
+
+    @property
+    def _written(self) -> tuple[Step, ...]:
+        if not self.is_chained:
+            return self.steps
+        return tuple(replace(step, config=step.config.with_option(_LAUNCH_PDL, 1)) for step in self.steps)
 
     def to_json(self) -> list[dict[str, object]]:
-        return [step.to_json() for step in self.steps]
+        return [step.to_json() for step in self._written]
 
     def __str__(self) -> str:
-        return "; ".join(f"{step.kernel}: {step.config}" for step in self.steps)
+        return "; ".join(f"{step.kernel}: {step.config}" for step in self._written)

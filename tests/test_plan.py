@@ -93,3 +93,15 @@ def test_digest_depends_on_kernels_configs_and_order() -> None:
 
 def test_plans_are_hashable_and_ordered() -> None:
     assert sorted({plan("o", num_warps=8), plan("o"), plan("o")}) == [plan("o"), plan("o", num_warps=8)]
+
+
+def test_a_chained_plan_says_so_in_every_step_of_its_json_and_nowhere_else() -> None:
+    known = plan("dq", "dkdv")
+    chained = known.chained()
+    assert chained.steps == known.steps and chained != known and chained.digest != known.digest
+    assert all(step["config"]["options"] == {"launch_pdl": 1} for step in chained.to_json())
+    assert str(chained).count("launch_pdl=1") == 2
+    for one in (known, chained):
+        steps = [Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in one.to_json()]
+        assert Plan.from_steps(steps) == one
+    assert chained.unchained() == known and chained.with_steps(known.steps[:1]).is_chained

@@ -251,7 +251,7 @@ def _bucket(node: Node) -> Bucket:
 
 
 def _plan(node: Node) -> Plan:
-    return Plan(tuple(_step(step) for step in node.items()))
+    return Plan.from_steps([_step(step) for step in node.items()])
 
 
 def _step(node: Node) -> Step:

@@ -22,7 +22,7 @@ def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
     if DTYPE_BYTES[known.dtype] != DTYPE_BYTES[wanted.dtype]:
         return None
     if known.decay != wanted.decay:
-        return Plan(tuple(map(_without_decay, plan.steps))) if wanted.decay == "none" else None
+        return plan.with_steps(map(_without_decay, plan.steps)) if wanted.decay == "none" else None
     return None if known.dtype != wanted.dtype and _is_factored(plan) else plan
 
 

@@ -90,7 +90,8 @@ def plan_lines(plan: Plan) -> str:
     kernels: dict[Config, list[str]] = {}
     for step in plan.steps:
         kernels.setdefault(step.config, []).append(step.kernel)
-    return "\n".join(f"{', '.join(names)}: {_config(config)}" for config, names in kernels.items())
+    lines = [f"{', '.join(names)}: {_config(config)}" for config, names in kernels.items()]
+    return "\n".join([*lines, *(["launches chained"] if plan.is_chained else [])])
 
 
 def _config(config: Config) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from latune.codegen.partition import Partition
 from latune.config import Config
-from latune.plan import Plan, Step
+from latune.plan import Plan
 from latune.problem import Problem
 
 
@@ -23,13 +23,13 @@ def keeping_checkpoints(forward: Plan, backward: Plan, problem: Problem) -> Plan
     keeper, reader = _partition(forward, problem), _partition(backward, problem)
     if reader.checkpoint_rows % keeper.block_n:
         return None
-    return _kept(keeper.step, keeper.step.config.with_constexprs(CHECKPOINT_ROWS=reader.checkpoint_rows))
+    return _kept(forward, keeper.step.config.with_constexprs(CHECKPOINT_ROWS=reader.checkpoint_rows))
 
 
 def keeping_own_checkpoints(backward: Plan) -> Plan:
     """The plan that reads checkpoints and returns them as well, last."""
     (step,) = backward.steps
-    return _kept(step, step.config)
+    return _kept(backward, step.config)
 
 
 def given_checkpoints(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
@@ -39,7 +39,7 @@ def given_checkpoints(backward: Plan, kept: Plan, problem: Problem) -> Plan | No
     if choices.get("checkpoints") != "kept" or keeper.checkpoint_rows != reader.checkpoint_rows:
         return None
     config = reader.step.config.with_choices(checkpoints="given", given_layout=choices["state_layout"])
-    return Plan((replace(reader.step, config=config),))
+    return backward.with_steps([replace(reader.step, config=config)])
 
 
 def _partition(plan: Plan, problem: Problem) -> Partition:
@@ -47,5 +47,6 @@ def _partition(plan: Plan, problem: Problem) -> Partition:
     return Partition(problem=problem, step=step)
 
 
-def _kept(step: Step, config: Config) -> Plan:
-    return Plan((replace(step, config=config.with_choices(checkpoints="kept")),))
+def _kept(plan: Plan, config: Config) -> Plan:
+    (step,) = plan.steps
+    return plan.with_steps([replace(step, config=config.with_choices(checkpoints="kept"))])

@@ -47,7 +47,8 @@ def render(problem: Problem, plan: Plan) -> Source:
     _check(problem, plan)
     last = len(plan.steps) - 1
     steps = [
-        StepView(problem=problem, step=step, follows=index > 0, precedes=index < last) for index, step in enumerate(plan.steps)
+        StepView(problem=problem, step=step, follows=index > 0, precedes=index < last, chained=plan.is_chained)
+        for index, step in enumerate(plan.steps)
     ]
     module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)
     try:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from latune.codegen.state_flow import StateFlow
-from latune.plan import KERNELS, LAUNCH_PDL, Kernel
+from latune.plan import KERNELS, Kernel
 
 TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
 
@@ -36,10 +36,12 @@ class StepView(StateFlow):
     Attributes:
         follows: another step of the plan comes before it.
         precedes: another one comes after it.
+        chained: its kernels are launched before those ahead of them have ended.
     """
 
     follows: bool = False
     precedes: bool = False
+    chained: bool = False
 
     scan_block: ClassVar[int] = 512
     scan_stages: ClassVar[int] = 4
@@ -51,11 +53,6 @@ class StepView(StateFlow):
     @property
     def config(self) -> str:
         return str(self.step.config)
-
-    @property
-    def chained(self) -> bool:
-        """Its kernels are launched before those ahead of them have ended."""
-        return bool(dict(self.step.config.options).get(LAUNCH_PDL))
 
     @property
     def branched(self) -> str:
@@ -88,7 +85,7 @@ class StepView(StateFlow):
     def launch_options(self) -> list[tuple[str, object]]:
         config = self.step.config
         fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
-        return [*fixed, *((name, value) for name, value in config.options if name != LAUNCH_PDL)]
+        return [*fixed, *config.options]
 
     def _tensor(self, name: str) -> TensorView:
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v

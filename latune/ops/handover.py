@@ -64,7 +64,7 @@ def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
     (step,) = forward.steps
     if step.config.algorithm not in _ALGORITHMS:
         return None
-    return Plan((replace(step, config=step.config.with_choices(segment_states="kept")),))
+    return forward.with_steps([replace(step, config=step.config.with_choices(segment_states="kept"))])
 
 
 def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
@@ -79,7 +79,7 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     (keeper,) = kept.steps
     if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
         return None
-    return Plan(tuple(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps))
+    return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
 
 
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:

@@ -14,7 +14,7 @@ from latune.codegen.partition import Partition
 from latune.codegen.space import Space, load_space
 from latune.config import Config
 from latune.gpu import Gpu
-from latune.plan import FORMS, KERNELS, LAUNCH_PDL, Plan, Step
+from latune.plan import FORMS, KERNELS, Plan, Step
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 
@@ -94,9 +94,7 @@ class Composer:
                 configs = [cut for config in (own, *starts) for cut in self._cuts(name, config)]
                 configs.append(replace(own, num_stages=own.num_stages + 1))
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
-        chained = self._chained(plan)
-        variants = [other.chained() for other in changed] if plan == chained else changed
-        others = [*variants, chained or plan, plan.unchained(), *self._of_other_forms(plan)]
+        others = [*changed, self._chained(plan) or plan, plan.unchained(), *self._of_other_forms(plan)]
         return [other for other in dict.fromkeys(others) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
@@ -107,9 +105,7 @@ class Composer:
         return self.space(name).serves(self.problem, self.gpu, KERNELS[name])
 
     def _feasible(self, name: str, config: Config) -> bool:
-        # How launches follow one another is no matter of a single kernel, and of no search space.
-        own = config.without_option(LAUNCH_PDL)
-        return self.space(name).feasible(own, self.problem, self.gpu, KERNELS[name]) is None
+        return self.space(name).feasible(config, self.problem, self.gpu, KERNELS[name]) is None
 
     def _plans(self, form: tuple[str, ...], ranked: Mapping[str, Sequence[Config]]) -> Iterator[Plan]:
         """Plans of one form, those first whose kernels rank highest together; siblings share one config."""
@@ -187,4 +183,4 @@ class Composer:
 
 
 def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:
-    return Plan(tuple(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps))
+    return plan.with_steps(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps)

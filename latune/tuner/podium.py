@@ -100,5 +100,5 @@ def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, int, str]:
     """Less shared memory, then fewer stages, then fewer launch options, then the order of the text: reruns agree."""
     shared_bytes = max(kernel.shared_bytes for kernel in evaluate.resources(plan))
     num_stages = max(step.config.num_stages for step in plan.steps)
-    num_options = sum(len(step.config.options) for step in plan.steps)
+    num_options = sum(len(step.config.options) for step in plan.steps) + plan.is_chained
     return shared_bytes, num_stages, num_options, json.dumps(plan.to_json(), sort_keys=True)

@@ -163,7 +163,7 @@ class _Searches:
             study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
             storage=settings.storage,
             fresh=settings.fresh,
-            starts=[step.config for plan in self.starts for step in plan.unchained().steps if step.kernel == name],
+            starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
             batch=max(settings.trials // _BATCHES, 1),

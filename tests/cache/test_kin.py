@@ -17,7 +17,7 @@ from latune.codegen.render import plan_sha256, render
 from latune.codegen.space import load_space
 from latune.config import Config
 from latune.gpu import find_gpu
-from latune.plan import KERNELS, LAUNCH_PDL, Plan, Step
+from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
 
 EntryOf = Callable[..., Entry]
@@ -93,7 +93,6 @@ def test_what_is_carried_of_the_shipped_caches_is_in_the_search_space_and_render
         seen.add(key)
         for step in own.steps:
             space = load_space(KERNELS[step.kernel].space)
-            config = step.config.without_option(LAUNCH_PDL)
-            assert space.feasible(config, problem, gpu, KERNELS[step.kernel]) is None, (str(problem), str(own))
+            assert space.feasible(step.config, problem, gpu, KERNELS[step.kernel]) is None, (str(problem), str(own))
         assert plan_sha256(problem.bucket(), own) == render(problem, own).code_sha256
     assert len(seen) > 50

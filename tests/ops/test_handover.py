@@ -50,6 +50,16 @@ def test_a_forward_plan_in_segments_keeps_their_states_and_no_other() -> None:
     assert keeping(Plan((step("o", algorithm="sequential"),)), BEHIND, PROBLEM) is None
 
 
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("behind", [BEHIND, WALK], ids=["two launches", "walk"])
+def test_variants_are_chained_as_their_plans_are(behind: Plan, chained: bool) -> None:
+    ahead, behind = (plan.chained() if chained else plan for plan in (AHEAD, behind))
+    kept = keeping(ahead, behind, PROBLEM)
+    assert kept is not None
+    given = resuming(behind, kept, PROBLEM)
+    assert given is not None and kept.is_chained == given.is_chained == chained
+
+
 @pytest.mark.parametrize("algorithm", ["split", "scan"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(layout: str, algorithm: str) -> None:

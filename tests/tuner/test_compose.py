@@ -98,8 +98,8 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
     assert not {foreign, incomplete} & set(plans)
     for plan in plans:
         for step in plan.steps:
-            space, config = SPACES[KERNELS[step.kernel].space], step.config.without_option("launch_pdl")
-            assert space.feasible(config, backward.problem, GPU, KERNELS[step.kernel]) is None
+            space = SPACES[KERNELS[step.kernel].space]
+            assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
 
 
 def test_a_space_is_listed_once_however_many_plans_are_fitted(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
