@@ -17,8 +17,9 @@ _ALGORITHMS = ("split", "scan")
 def keeper(problem: Problem, device_index: int) -> Decision | None:
     """What runs the forward pass and keeps what the backward pass starts from; None where there is nothing of that kind."""
     plan = _keeping_plan(problem, device_index)
-    decision = None if plan is None else decide(problem, device_index, plan)
-    return decision if decision and _resuming(replace(problem, direction="bwd"), device_index, decision) else None
+    if plan is None or _resuming(replace(problem, direction="bwd"), device_index, problem, plan) is None:
+        return None
+    return decide(problem, device_index, plan)
 
 
 def resumer(problem: Problem, device_index: int, maker: Decision) -> Decision | None:
@@ -28,7 +29,7 @@ def resumer(problem: Problem, device_index: int, maker: Decision) -> Decision | 
     """
     plan = _keeping_plan(maker.problem, device_index)
     is_current = plan == maker.plan and decide(maker.problem, device_index, plan) is maker
-    return _resuming(problem, device_index, maker) if is_current else None
+    return _resuming(problem, device_index, maker.problem, maker.plan) if is_current else None
 
 
 def alone(problem: Problem, device_index: int) -> Decision:
@@ -42,13 +43,13 @@ def _keeping_plan(problem: Problem, device_index: int) -> Plan | None:
     return keeping(forward, backward, problem)
 
 
-def _resuming(problem: Problem, device_index: int, maker: Decision) -> Decision | None:
-    """The plan that ``maker`` kept for, as it runs ``problem``; None where it has no use for that, or does not launch.
+def _resuming(problem: Problem, device_index: int, ahead: Problem, kept: Plan) -> Decision | None:
+    """The backward plan that ``kept`` served ``ahead`` for, as it runs ``problem``; None if of no use, or not launched.
 
     Flags that differ do not matter: a final state whose gradient is not there leaves backward without that flag.
     """
-    backward = decide(replace(maker.problem, direction="bwd"), device_index).plan
-    plan = resuming(backward, maker.plan, problem)
+    backward = decide(replace(ahead, direction="bwd"), device_index).plan
+    plan = resuming(backward, kept, problem)
     decision = None if plan is None else decide(problem, device_index, plan)
     return None if decision is None or decision.refused else decision
 

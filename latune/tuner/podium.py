@@ -44,9 +44,10 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
 
 def with_alternates(placed: Raced, count: int) -> list[tuple[Plan, Measurement]]:
     """The winner, the ``count`` next best and, where all of these read checkpoints, the best that serves without any."""
-    chosen = list(placed[: 1 + count])
-    alone = [pair for pair in placed if not pair[0].reads_checkpoints]
-    return chosen if set(chosen) & set(alone) else [*chosen, *alone[:1]]
+    chosen, others = placed[: 1 + count], placed[1 + count :]
+    if any(not plan.reads_checkpoints for plan, _ in chosen):
+        return list(chosen)
+    return [*chosen, *[pair for pair in others if not pair[0].reads_checkpoints][:1]]
 
 
 def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,6 +18,8 @@ from latune.tuner.cases import Inputs
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from latune.codegen.render import Source
 
 
 def resumed_variants(plan: Plan, problem: Problem) -> tuple[Plan, Plan]:
@@ -62,3 +65,30 @@ class _Given:
 
     def backward(self, *arguments: Tensor | float) -> tuple[Tensor, ...]:
         return self.module.backward(*arguments, self.checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """A candidate as it is verified, and as it is timed.
+
+    Attributes:
+        alone: its module.
+        resumed: the form that is timed; None: the module itself.
+    """
+
+    alone: ModuleType
+    resumed: Resumed | None = None
+
+    @classmethod
+    def load(cls, problem: Problem, plan: Plan, source: Source) -> Forms:
+        return cls(load(source), Resumed.load(problem, plan) if plan.reads_checkpoints else None)
+
+    @property
+    def verified(self) -> tuple[ModuleType | Resumed, ...]:
+        return (self.alone,) if self.resumed is None else (self.alone, self.resumed)
+
+    def calls(self, sets: Sequence[Inputs]) -> list[Callable[[], object]]:
+        """What is timed, for each set of inputs."""
+        if self.resumed is None:
+            return [partial(inputs.launch, self.alone) for inputs in sets]
+        return [self.resumed.timed(inputs) for inputs in sets]

@@ -6,27 +6,24 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import triton
 
-from latune.codegen.load import load
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan
 from latune.problem import Problem
 from latune.tuner import timing
 from latune.tuner.cases import Inputs
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Job, Prepare, Race, Ready
-from latune.tuner.resumed import Resumed
+from latune.tuner.resumed import Forms
 from latune.tuner.sampling import copy_gbps, gpu_sampler, input_sets
 from latune.tuner.verify import Fixture, Verification, prepare, verify
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from latune.codegen.render import Source
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -96,19 +93,19 @@ class GpuRunner:
         return self._fixture
 
     def _evaluate(self, job: Evaluate) -> Measurement:
-        module = load(job.source)
-        verification = self._verify(module, job.plan, job.source)
+        forms = Forms.load(self._prepared.problem, job.plan, job.source)
+        verification = self._verify(forms, job.plan, job.source)
         if not verification.ok:
             return _wrong(verification)
-        result = timing.measure(gpu_sampler(self._calls(module, job.plan)), give_up_above_ms=job.give_up_above_ms)
+        result = timing.measure(gpu_sampler(forms.calls(self._sets)), give_up_above_ms=job.give_up_above_ms)
         return self._judge(job.plan, verification, result)
 
     def _race(self, job: Race) -> list[Arm]:
-        modules = [load(source) for _, source in job.candidates]
-        verified = [self._verify(module, *candidate) for module, candidate in zip(modules, job.candidates, strict=True)]
+        loaded = [Forms.load(self._prepared.problem, *candidate) for candidate in job.candidates]
+        verified = [self._verify(forms, *candidate) for forms, candidate in zip(loaded, job.candidates, strict=True)]
         fit = [index for index, verification in enumerate(verified) if verification.ok]
         pool = torch.cuda.graph_pool_handle()
-        samplers = [gpu_sampler(self._calls(modules[index], job.candidates[index][0]), pool) for index in fit]
+        samplers = [gpu_sampler(loaded[index].calls(self._sets), pool) for index in fit]
         drawn = timing.interleave(samplers, rounds=job.rounds, seed=job.seed)
         arms = {index: Arm(measurement=_wrong(verification)) for index, verification in enumerate(verified)}
         for index, rounds in zip(fit, drawn, strict=True):
@@ -121,34 +118,29 @@ class GpuRunner:
         result = replace(timing.summarise(rounds_ms), samples=sum(map(len, rounds)))
         return Arm(measurement=self._judge(plan, verification, result), rounds_ms=rounds_ms)
 
-    def _verify(self, module: ModuleType, plan: Plan, source: Source) -> Verification:
+    def _verify(self, forms: Forms, plan: Plan, source: Source) -> Verification:
         if source.sha256 in self._verified:
             return self._verified[source.sha256]
-        verification = self._verify_now(module, plan)
+        verification = self._verify_now(forms, plan)
         if verification.ok:
             self._verified[source.sha256] = verification
         return verification
 
-    def _verify_now(self, module: ModuleType, plan: Plan) -> Verification:
+    def _verify_now(self, forms: Forms, plan: Plan) -> Verification:
         """Verifies; once more on fresh inputs when those at hand were written over, by this candidate or one before."""
-        verification = self._verify_forms(module, plan)
+        verification = self._verify_all(forms, plan)
         if verification.ok or not self._prepared.damaged():
             return verification
         self._prepare(self._prepared.problem, self._seed)
-        return self._verify_forms(module, plan)
+        return self._verify_all(forms, plan)
 
-    def _verify_forms(self, module: ModuleType, plan: Plan) -> Verification:
-        """By itself and, where it can be, from what was kept for it."""
-        alone = verify(module, plan, self._prepared)
-        if not (alone.ok and plan.reads_checkpoints):
-            return alone
-        return verify(Resumed.load(self._prepared.problem, plan), plan, self._prepared)
-
-    def _calls(self, module: ModuleType, plan: Plan) -> list[Callable[[], object]]:
-        if plan.reads_checkpoints:
-            resumed = Resumed.load(self._prepared.problem, plan)
-            return [resumed.timed(inputs) for inputs in self._sets]
-        return [partial(inputs.launch, module) for inputs in self._sets]
+    def _verify_all(self, forms: Forms, plan: Plan) -> Verification:
+        """Of all forms; the first that fails speaks for the candidate."""
+        for form in forms.verified:
+            verification = verify(form, plan, self._prepared)
+            if not verification.ok:
+                break
+        return verification
 
     def _judge(self, plan: Plan, verification: Verification, result: timing.Timing) -> Measurement:
         compulsory = compulsory_bytes(self._prepared.problem, plan)

@@ -14,7 +14,7 @@ from latune.config import Config
 from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.cases import small_cases
-from latune.tuner.resumed import Resumed
+from latune.tuner.resumed import Forms, Resumed
 from latune.tuner.runner import GpuRunner
 from latune.tuner.verify import Fixture, verify
 
@@ -74,11 +74,11 @@ def test_the_runner_verifies_both_forms_and_times_the_one_that_is_given(
 ) -> None:
     runner = GpuRunner(device=torch.device("cpu"), _fixture=fixture, _sets=[fixture.cases[0].inputs])
     module = load(render(PROBLEM, PLAN))
-    assert runner._verify_forms(module, PLAN).ok
-    ((copy, *_),) = [call() for call in runner._calls(module, PLAN)]
+    forms = Forms.load(PROBLEM, PLAN, render(PROBLEM, PLAN))
+    assert runner._verify_all(forms, PLAN).ok
+    ((copy, *_),) = [call() for call in forms.calls(runner._sets)]
     assert copy.shape == (10, 7, 16 * 32)
     monkeypatch.setattr(Resumed, "backward", lambda self, *arguments: self.maker.backward(*arguments))
-    assert "outputs" in runner._verify_forms(module, PLAN).detail
-    monkeypatch.setattr(Resumed, "load", None)
+    assert "outputs" in runner._verify_all(forms, PLAN).detail
     wrong = SimpleNamespace(backward=lambda *arguments: [x.zero_() for x in module.backward(*arguments)])
-    assert runner._verify_forms(wrong, PLAN).detail.startswith("dq")
+    assert runner._verify_all(replace(forms, alone=wrong), PLAN).detail.startswith("dq")

@@ -226,33 +226,23 @@ def test_what_was_kept_is_used_by_a_call_of_other_flags(serve, monkeypatch) -> N
     assert gpu.jit == [] and memo.KEEPING.calls
 
 
-def test_a_plan_whose_checkpoints_do_not_reach_it_gives_way_to_one_that_reads_none(serve, monkeypatch) -> None:
-    gpu = serve((WHOLE,), (WALK, BEHIND))
+@pytest.mark.parametrize(
+    ("refused", "ahead", "behind"),
+    [
+        ("segment_states=kept", AHEAD, (BEHIND,)),
+        ("segment_states=given", AHEAD, (BEHIND,)),
+        ("checkpoints=kept", WHOLE, (WALK, BEHIND)),
+        ("checkpoints=given", WHOLE, (WALK, BEHIND)),
+    ],
+)
+def test_plans_that_hand_over_and_do_not_launch_give_way_to_those_that_do_not(
+    serve, monkeypatch, refused: str, ahead: Plan, behind: tuple[Plan, ...]
+) -> None:
+    gpu = serve((ahead,), behind)
     launch = JITFunction.run
 
     def refuse(jit, *arguments, **options):
-        if " checkpoints=given " in Path(jit.fn.__code__.co_filename).read_text():
-            raise OutOfResources(300_000, 232_448, "shared memory")
-        return launch(jit, *arguments, **options)
-
-    monkeypatch.setattr(JITFunction, "run", refuse)
-    for turn in range(4):
-        given = tensors()
-        kept = forward(given)
-        assert (kept is None) == (turn > 0)
-        gpu.jit.clear()
-        gpu.direct.clear()
-        backward(given, kept)
-        assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
-
-
-@pytest.mark.parametrize("states", ["kept", "given"])
-def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_none(serve, monkeypatch, states) -> None:
-    gpu = serve((AHEAD,), (BEHIND,))
-    launch = JITFunction.run
-
-    def refuse(jit, *arguments, **options):
-        if f" segment_states={states} " in Path(jit.fn.__code__.co_filename).read_text():
+        if f" {refused} " in Path(jit.fn.__code__.co_filename).read_text():
             raise OutOfResources(300_000, 232_448, "shared memory")
         return launch(jit, *arguments, **options)
 
@@ -263,7 +253,7 @@ def test_plans_that_share_states_and_do_not_launch_give_way_to_those_that_share_
         gpu.jit.clear()
         gpu.direct.clear()
         backward(given, kept)
-        assert (kept is None) == (states == "kept" or turn > 0)
+        assert (kept is None) == (refused.endswith("kept") or turn > 0)
         assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
     assert gpu.jit == []
 
@@ -289,6 +279,7 @@ def test_where_passes_are_cut_differently_nothing_is_kept(serve, behind: Step) -
         backward(given, None)
     assert set(memo.KEEPING.calls.values()) == {memo.keeps_nothing}
     assert gpu.jit == [], "replayed"
+    assert all(plan is None for _, _, plan, _ in dispatch._decisions), "no variant is loaded in vain"
 
 
 def test_states_for_a_plan_that_has_given_way_since_are_left_alone(serve) -> None:

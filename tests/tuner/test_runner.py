@@ -18,6 +18,7 @@ from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner import runner
 from latune.tuner.jobs import Prepare
+from latune.tuner.resumed import Forms
 from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
 from latune.tuner.verify import Verification
 from latune.tuner.worker import Worker
@@ -125,7 +126,7 @@ def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.M
     for problem in (PROBLEM, PROBLEM, replace(PROBLEM, seqlen=64)):
         here(Prepare(problem=problem, seed=0))
         for module in ("right", "right", "other", "wrong", "wrong"):
-            assert here._verify(module, plan("o"), source(module)).ok == (module != "wrong")
+            assert here._verify(Forms(module), plan("o"), source(module)).ok == (module != "wrong")
     assert asked == 3 * ["right", "other", "wrong", "wrong"]
 
 
