@@ -87,6 +87,11 @@ class StepView(StateFlow):
         fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
         return [*fixed, *config.options]
 
+    @property
+    def first_pass_options(self) -> list[tuple[str, object]]:
+        """One stage deeper than the main kernel's, whose tiles are half as many again."""
+        return [(name, value + 1 if name == "num_stages" else value) for name, value in self.launch_options]
+
     def _tensor(self, name: str) -> TensorView:
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v
         key_dim = name in ("q", "k", "dq", "dk") if self.fused else name in self.kernel.inputs[:2]

@@ -305,7 +305,7 @@ def backward(q, k, v, slopes, scale, do, initial_state, dfinal_state):
         BLOCK_D=128,
         BLOCK_E=32,
         num_warps=4,
-        num_stages=3,
+        num_stages=4,
         enable_fp_fusion=True,
     )
     dq_kernel[(batch * num_heads * 2, dq_segments)](

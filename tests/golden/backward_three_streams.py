@@ -506,7 +506,7 @@ def backward(q, k, v, slopes, scale, do):
         BLOCK_D=128,
         BLOCK_E=64,
         num_warps=4,
-        num_stages=2,
+        num_stages=3,
         enable_fp_fusion=True,
     )
     dq_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 512))](
@@ -562,7 +562,7 @@ def backward(q, k, v, slopes, scale, do):
         BLOCK_D=128,
         BLOCK_E=64,
         num_warps=4,
-        num_stages=2,
+        num_stages=3,
         enable_fp_fusion=True,
     )
     dk_scan_kernel[(batch * num_heads, triton.cdiv(128 * 80, 512))](
