@@ -55,6 +55,11 @@ class StateFlow(Partition):
         return self._values.get("checkpoints") == "kept"
 
     @property
+    def uses_checkpoints(self) -> bool:
+        """Its main kernel writes or reads them."""
+        return self.keeps_checkpoints or self.reads_checkpoints
+
+    @property
     def given_checkpoints(self) -> bool:
         """They are an input."""
         return self._values.get("checkpoints") == "given"

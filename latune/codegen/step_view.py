@@ -178,7 +178,7 @@ class StepView(StateFlow):
         """State arguments of the main kernel, in order."""
         given = None if self.scanned else self.state_in
         scratch = "segment_states" if self.segmented else None
-        checkpoints = "checkpoints" if self.reads_checkpoints or self.keeps_checkpoints else None
+        checkpoints = "checkpoints" if self.uses_checkpoints else None
         return [name for name in (given, self.state_out, scratch, checkpoints) if name]
 
     @property
@@ -186,10 +186,13 @@ class StepView(StateFlow):
         """Pointers to tiles or to states are computed in the kernel."""
         return self.loads == "pointer" or bool(self.states)
 
+    whole_lengths: ClassVar[tuple[str, ...]] = ("num_heads", "seqlen")
+    """Of a kernel that walks whole heads, whatever the step's others do."""
+
     @property
     def lengths(self) -> list[str]:
         segments = ["segment_rows", "num_segments"] if self.segmented else []
-        return ["num_heads", "seqlen", *segments, *(["whole_heads"] if self.remainder else [])]
+        return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
 
     def dot(self, left: str, right: str, acc: str | None = None) -> str:
         """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""

@@ -31,15 +31,16 @@ LAYOUTS = (("plain", None), *itertools.product(("transposed",), ("none", "scores
 LOADS = ("pointer", "tma")
 # decay_mode and decayed; neither for decay none.
 DECAYS = (("matrix", "key"), ("matrix", "value"), ("factored", None), (None, None))
-# Of which one has neither segments, nor factored decays, nor blocks of its own.
+# Of which one has neither scans, nor factored decays, nor blocks of its own.
 PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form in forms)
 # D, E, BLOCK_D, BLOCK_E: padded or not, in one or several tiles of the key dim and slices of the value dim.
 WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48, 128, 16))
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
 DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
 
-# Layouts, loads, widths, data; two of three walks are kept and given. A factored decay has no walks.
-OF_A_WALK = 3 * 4 * 2 * 3 * 5
+# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths, data. A factored decay
+# has no walks.
+OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3 * 5
 OF_A_DECAY = 4 * 2 * 4 * 5 * (3 * (4 + 4) + 1) + OF_A_WALK
 
 PlanOf = Callable[..., Plan]
@@ -53,20 +54,22 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), data, strict=True))
         choices = {"algorithm": algorithm, "loads": loads, "decay_mode": mode, "decayed": decayed}
         choices |= dict(zip(("state_layout", "branched"), layout, strict=True))
-        if "dqdkdv" in form and (algorithm != "sequential" or mode == "factored" or blocks[1] == 32):
+        if "dqdkdv" in form and (algorithm == "scan" or mode == "factored" or blocks[1] == 32):
             continue
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e, **what)
         plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
         yield problem, plan
-        if algorithm in ("split", "scan"):
+        if form == ("dqdkdv",):
+            kept = keeping_own_checkpoints(plan)
+            yield problem, kept
+            yield problem, given_checkpoints(plan, kept, problem) or plan
+            if algorithm == "split":
+                yield problem, plan.chained()
+        elif algorithm in ("split", "scan"):
             yield problem, Plan(tuple(map(sharing, plan.steps)))
             yield problem, plan.chained()
         elif algorithm == "sequential" and form == ("o",):
             yield problem, Plan(tuple(map(keeping, plan.steps)))
-        elif form == ("dqdkdv",):
-            kept = keeping_own_checkpoints(plan)
-            yield problem, kept
-            yield problem, given_checkpoints(plan, kept, problem) or plan
 
 
 def keeping(step: Step) -> Step:

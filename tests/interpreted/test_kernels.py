@@ -90,10 +90,11 @@ class Case:
         return Plan(tuple(Step(kernel=kernel, config=self.config(kernel)) for kernel in kernels))
 
     def config(self, kernel: str) -> Config:
-        if KERNELS[kernel].reads_checkpoints and (self.algorithm != "sequential" or self.decay == "factored"):
-            # Its search space has neither segments nor factored decays.
+        if KERNELS[kernel].reads_checkpoints and (self.algorithm == "scan" or self.decay == "factored"):
+            # Its search space has neither scans nor factored decays.
             decay = "matrix key" if self.decay == "factored" else self.decay
-            return replace(self, algorithm="sequential", decay=decay).config(kernel)
+            algorithm = "split" if self.algorithm == "scan" else self.algorithm
+            return replace(self, algorithm=algorithm, decay=decay).config(kernel)
         mode, _, decayed = self.decay.partition(" ")
         choices = {"state_layout": self.layout, "branched": self.branched, "loads": self.loads}
         choices |= {} if mode == "none" else {"decay_mode": mode}
@@ -281,15 +282,19 @@ def test_dq_starts_from_the_states_that_forward_kept(
     assert states.shape[0] == ahead.problem("fwd").batch_heads and states.shape[1] > 1
 
 
-@pytest.mark.parametrize("algorithm", ["sequential", "split", "scan", "remainder"])
+@pytest.mark.parametrize(
+    "algorithms",
+    [("sequential", "sequential"), ("split", "sequential"), ("scan", "split"), ("remainder", "split"), ("split", "remainder")],
+    ids="-".join,
+)
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_all_gradients_come_of_the_checkpoints_that_forward_kept(
-    change: dict[str, object], layout: str, algorithm: str
+    change: dict[str, object], layout: str, algorithms: tuple[str, str]
 ) -> None:
-    """``layout``: of the backward pass's state, whatever forward's is; ``algorithm``: of the forward pass."""
-    ahead = replace(PLAIN, **change, algorithm=algorithm)
-    states = check_a_step(ahead, replace(ahead, layout=layout).plan("dqdkdv"))
+    """``layout``: of the backward pass's state, whatever forward's is; ``algorithms``: of both."""
+    ahead = replace(PLAIN, **change, algorithm=algorithms[0])
+    states = check_a_step(ahead, replace(ahead, layout=layout, algorithm=algorithms[1]).plan("dqdkdv"))
     chunks = -(-ahead.seqlen // (2 * ahead.block_n))
     assert states.shape == (ahead.problem("fwd").batch_heads, chunks, ahead.widths[0] * ahead.widths[1])
     assert states.dtype == DTYPES[ahead.dtype] and states.isfinite().all()

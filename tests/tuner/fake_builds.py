@@ -84,7 +84,7 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=cut * max(segments - 1, 1))
     checkpoints = kernel(f"{view.name}_checkpoints_kernel", num_warps=config.num_warps, programs=programs)
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
-    ahead = {"segmented": states, "scanned": scan, "makes_checkpoints": checkpoints}
+    ahead = {"makes_checkpoints": checkpoints, "segmented": states, "scanned": scan}
     return [*(one for name, one in ahead.items() if getattr(view, name)), main]
 
 

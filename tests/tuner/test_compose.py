@@ -80,7 +80,7 @@ def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]
 def test_a_sibling_of_other_widths_has_a_ranking_of_its_own(fake_builds: ModuleType) -> None:
     """dv contracts the key dim and writes the value dim: a BLOCK_D of 64 and a BLOCK_E of 128, right for dq, are not for it."""
     backward = composer("bwd", 128, 64)
-    assert backward.searched == ["dq", "dkdv", "dv"]
+    assert backward.searched == ["dq", "dkdv", "dv", "dqdkdv"]
     best, of_dv = fake_builds.config(block_d=64, block_e=128), fake_builds.config(block_d=128, block_e=64)
     assert SPACES["stream"].feasible(best, backward.problem, GPU, KERNELS["dv"]) is not None
     plans = backward.compose({"dq": [best], "dv": [of_dv]})
@@ -155,14 +155,20 @@ def test_variants_change_one_kernel_and_its_siblings_to_what_has_won_somewhere()
 
 
 def test_variants_are_of_every_form_that_serves() -> None:
-    """At head dims of 64, with a head for each SM, all gradients may come of one walk."""
-    narrow = composer("bwd", 64, 64)
-    many = replace(narrow, problem=replace(narrow.problem, batch=8))
-    for heads, forms in ((narrow, FORMS["bwd"][:2]), (many, FORMS["bwd"])):
+    """At head dims of 64 all gradients may come of one walk."""
+    for composed, forms in ((composer("bwd"), FORMS["bwd"][:2]), (composer("bwd", 64, 64), FORMS["bwd"])):
+        assert ("dqdkdv" in composed.searched) == (("dqdkdv",) in forms)
         for form in forms:
-            known = Plan(tuple(Step(kernel=name, config=default(heads, name)) for name in form))
-            assert {kernels(plan) for plan in heads.variants(known)} == set(forms)
-    assert "dqdkdv" in many.searched and "dqdkdv" not in narrow.searched
+            known = Plan(tuple(Step(kernel=name, config=default(composed, name)) for name in form))
+            assert {kernels(plan) for plan in composed.variants(known)} == set(forms)
+
+
+@pytest.mark.parametrize(("heads", "algorithm"), [(16, "split"), (192, "sequential"), (384, "remainder"), (512, "sequential")])
+def test_the_first_walk_to_be_tried_is_cut_where_that_fills_the_gpu(heads: int, algorithm: str) -> None:
+    narrow = composer("bwd", 64, 64)
+    narrow = replace(narrow, problem=replace(narrow.problem, batch=1, num_heads=heads, seqlen=8192))
+    starts = narrow.space("dqdkdv").feasible_starts(narrow.problem, GPU, KERNELS["dqdkdv"])
+    assert starts[0].algorithm == algorithm
 
 
 def test_a_variant_fills_the_gpu_twice_over(fake_builds: ModuleType) -> None:

@@ -126,14 +126,14 @@ def test_alternates_are_the_next_best_finalists(settings: Settings) -> None:
     assert ordered == sorted(times.values())[:4]
 
 
-def test_backward_is_one_complete_plan_of_two_searches(settings: Settings) -> None:
+def test_backward_is_one_complete_plan_of_three_searches(settings: Settings) -> None:
     evaluate = Landscape()
     result = tuned(BACKWARD, evaluate, settings)
-    assert list(result.searches) == ["dq", "dkdv"]
-    assert len(evaluate.evaluated) == 2 * TRIALS
-    assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv")}
-    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"]) - {("dqdkdv",)}
-    assert tuple(step.kernel for step in result.entry.plan.steps) == ("dq", "dkdv")
+    assert list(result.searches) == ["dq", "dkdv", "dqdkdv"]
+    assert len(evaluate.evaluated) == 3 * TRIALS
+    assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv"), ("dq", "dk", "dv")}
+    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"])
+    assert tuple(step.kernel for step in result.entry.plan.steps) == ("dqdkdv",), "each kernel costs the same here"
 
 
 def test_a_tie_goes_to_less_shared_memory_then_fewer_stages(settings: Settings) -> None:
@@ -206,7 +206,7 @@ def test_without_time_the_default_is_the_answer(settings: Settings) -> None:
 def test_progress_names_kernel_and_incumbent(settings: Settings) -> None:
     events: list[TrialEvent] = []
     tuned(BACKWARD, Landscape(), settings, on_trial=events.append)
-    assert [event.kernel for event in events] == ["dq"] * TRIALS + ["dkdv"] * TRIALS
+    assert [event.kernel for event in events] == ["dq"] * TRIALS + ["dkdv"] * TRIALS + ["dqdkdv"] * TRIALS
     best = [event.best.measurement.median_ms for event in events[:TRIALS] if event.best]
     assert best == sorted(best, reverse=True)
 
