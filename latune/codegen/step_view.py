@@ -88,9 +88,13 @@ class StepView(StateFlow):
         return [*fixed, *config.options]
 
     @property
-    def first_pass_options(self) -> list[tuple[str, object]]:
-        """One stage deeper than the main kernel's, whose tiles are half as many again."""
-        return [(name, value + 1 if name == "num_stages" else value) for name, value in self.launch_options]
+    def states_stages(self) -> int:
+        """Of the kernel that makes states of segments: one more than of the main kernel, which loads more tiles a stage."""
+        return self.step.config.num_stages + 1
+
+    @property
+    def states_options(self) -> list[tuple[str, object]]:
+        return [(name, self.states_stages if name == "num_stages" else value) for name, value in self.launch_options]
 
     def _tensor(self, name: str) -> TensorView:
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v

@@ -130,7 +130,7 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
         steps=sizes.chunks_a_segment,
         products=((rows, columns, view.block_n),),
         elements=width * view.block_e,
-        num_stages=view.step.config.num_stages,
+        num_stages=view.states_stages,
     )
 
 

@@ -9,11 +9,16 @@ from types import ModuleType
 import pytest
 
 from latune.codegen.build import Build, KernelBuild
+from latune.codegen.launches import record_launches
+from latune.codegen.load import load
+from latune.codegen.render import render
+from latune.codegen.step_view import StepView
 from latune.config import Config
 from latune.gpu import find_gpu
 from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.predict import Prediction, predict
+from latune.tuner.work import work_of
 
 H200 = find_gpu("h200")
 
@@ -96,6 +101,19 @@ def test_it_ranks_forwards_as_they_were_measured(forward_ms: Callable[..., float
 def test_spills_and_unhidden_latency_cost(forward_ms: Callable[..., float]) -> None:
     assert forward_ms() < forward_ms(spill_bytes=100) < forward_ms(spill_bytes=400)
     assert forward_ms(num_stages=2) < forward_ms(num_stages=1)
+
+
+@pytest.mark.parametrize(("kernel", "algorithm"), [("o", "sequential"), ("o", "split"), ("dkdv", "split")])
+def test_loads_are_as_far_ahead_as_they_are_launched_to_be(fake_builds: ModuleType, kernel: str, algorithm: str) -> None:
+    programs = None if algorithm == "sequential" else 128
+    blocks = {} if kernel == "o" else {"block_d": None, "block_e": None}
+    plan = fake_builds.one(kernel, fake_builds.config(algorithm=algorithm, programs=programs, num_stages=2, **blocks))
+    here = replace(problem(1, 16, 32768, 128), direction="fwd" if kernel == "o" else "bwd")
+    view = StepView(problem=here, step=plan.steps[0])
+    launches = record_launches(load(render(here, plan)), here)
+    assert len(launches) == (1 if algorithm == "sequential" else 2)
+    for launch in launches:
+        assert work_of(view, launch.kernel.__name__, H200).num_stages == launch.options["num_stages"]
 
 
 def test_nothing_is_predicted_under_the_roof(forward_ms: Callable[..., float]) -> None:
