@@ -21,7 +21,7 @@ from latune.problem import DECAYS, DTYPE_BYTES, Problem
 H200, A100, L4 = find_gpu("h200"), find_gpu("a100"), find_gpu("l4")
 HEAD_DIMS = range(16, 257, 16)
 
-SPACES = {name: load_space(name) for name in ("stream", "dkdv")}
+SPACES = {name: load_space(name) for name in ("stream", "dkdv", "dqdkdv")}
 
 
 def problem_for(kernel: Kernel, **fields: object) -> Problem:
@@ -42,7 +42,7 @@ def test_every_parameter_says_what_it_is(name: str) -> None:
     ordinal = {parameter for parameter in parameters.values() if parameter.ordinal}
     assert parameters["BLOCK_N"] in ordinal and parameters["num_stages"] in ordinal
     assert parameters["state_layout"] not in ordinal and parameters["algorithm"] not in ordinal
-    assert parameters["BLOCK_N"].values == (16, 32, 64, 128)
+    assert parameters["BLOCK_N"].values[-3:] == (32, 64, 128)
     assert str(parameters["PROGRAMS"].when) == "algorithm != 'sequential'"
 
 
@@ -195,6 +195,7 @@ INFEASIBLE = [
     ({"decay_mode": "factored"}, {"dtype": "fp16"}, H200, "range of fp16"),
     ({"BLOCK_N": 64, "BLOCK_E": 32, "num_stages": 1}, {}, H200, "ptxas 12.8"),
     ({"BLOCK_N": 64, "BLOCK_E": 32, "num_stages": 3, "decay_mode": "factored"}, {}, H200, "ptxas 12.8"),
+    ({"BLOCK_N": 128, "BLOCK_E": 32, "num_stages": 1}, {"head_dim_k": 64}, H200, "ptxas 12.8"),
     ({"algorithm": "split", "PROGRAMS": 1024}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
     ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
     ({"algorithm": "split", "PROGRAMS": 512}, {"num_heads": 1, "seqlen": 131072}, L4, "eight programs an SM"),
@@ -215,10 +216,34 @@ INFEASIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("values", "fields", "gpu", "why"), INFEASIBLE)
-def test_infeasible_configs_say_why(values: dict, fields: dict, gpu: Gpu, why: str) -> None:
-    kernel, space = KERNELS["o"], SPACES["stream"]
-    problem = problem_for(kernel, **fields)
+_REMAINDER = {"algorithm": "remainder", "PROGRAMS": 128}
+INFEASIBLE_WALKS = [
+    ({"algorithm": "split"}, {"batch": 64}, H200, "four programs, so that cutting"),
+    ({"algorithm": "split", "PROGRAMS": 1024}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
+    ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
+    ({"algorithm": "split"}, {"num_heads": 1, "seqlen": 131072}, L4, "beyond four programs an SM"),
+    (_REMAINDER, {}, H200, "split with another name"),
+    ({**_REMAINDER, "PROGRAMS": 96}, {"batch": 5}, H200, "on every SM"),
+    (_REMAINDER, {"batch": 8}, H200, "no head left over"),
+    (_REMAINDER, {"batch": 7}, H200, "no head left over"),
+    (_REMAINDER, {"num_heads": 33, "seqlen": 512}, H200, "little to walk"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel_name", "values", "fields", "gpu", "why"),
+    [
+        *(("o", *row) for row in INFEASIBLE),
+        ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
+        *(
+            ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
+            for values, fields, gpu, why in INFEASIBLE_WALKS
+        ),
+    ],
+)
+def test_infeasible_configs_say_why(kernel_name: str, values: dict, fields: dict, gpu: Gpu, why: str) -> None:
+    kernel = KERNELS[kernel_name]
+    space, problem = SPACES[kernel.space], problem_for(kernel, **fields)
     config = space.make(
         {"PROGRAMS": 256, **changed(space.default(problem, gpu, kernel), **values)},  # type: ignore[arg-type]
         problem,
@@ -226,6 +251,22 @@ def test_infeasible_configs_say_why(values: dict, fields: dict, gpu: Gpu, why: s
         kernel,
     )
     assert why in str(space.feasible(config, problem, gpu, kernel))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"BLOCK_E": 64, "num_stages": 1}, "bf16"),
+        ({"BLOCK_E": 32, "num_stages": 1, "state_layout": "transposed", "branched": "none"}, "bf16"),
+        ({"BLOCK_E": 32, "num_stages": 1}, "fp32"),
+        ({"BLOCK_E": 32, "num_stages": 2}, "bf16"),
+    ],
+)
+def test_what_is_next_to_wrongly_compiled_slices_is_feasible(values: dict, dtype: str) -> None:
+    kernel, space = KERNELS["o"], SPACES["stream"]
+    problem = problem_for(kernel, dtype=dtype, head_dim_k=64, head_dim_v=64)
+    config = space.make(changed(space.default(problem, H200, kernel), BLOCK_N=64, **values), problem, H200, kernel)
+    assert space.feasible(config, problem, H200, kernel) is None
 
 
 def test_configs_of_another_space_are_no_points_of_this_one() -> None:
