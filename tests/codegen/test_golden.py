@@ -45,8 +45,8 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
 
 
 def backward_in_one_walk(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
-    problem = problem_of("bwd", batch=8, num_heads=32, seqlen=8192, head_dim_k=64, head_dim_v=64)
-    return problem, plan_of("dqdkdv", loads="tma", decayed="key", BLOCK_N=64)
+    problem = problem_of("bwd", batch=1, num_heads=16, seqlen=16384, head_dim_k=64, head_dim_v=64)
+    return problem, plan_of("dqdkdv", algorithm="split", loads="tma", decayed="key", BLOCK_N=64, PROGRAMS=256)
 
 
 CASES = (forward, backward_split_and_fused, backward_three_streams, backward_in_one_walk)

@@ -277,6 +277,19 @@ def test_chained_kernels_wait_for_the_one_ahead_and_let_the_next_one_come(
         assert first_access is not None and chunk.index("gdc_wait()") < first_access.start()
 
 
+def test_a_walk_that_is_cut_and_makes_its_checkpoints_waits_for_the_states_alone(
+    problem_of: ProblemOf, plan_of: PlanOf
+) -> None:
+    """Their kernel is launched as any other is, behind the checkpoints' one: by the time that it ends, both have."""
+    plan = plan_of("dqdkdv", algorithm="split", BLOCK_N=64).chained()
+    text = render(problem_of("bwd", head_dim_k=64, head_dim_v=64), plan).text
+    found = {only_function(chunk).name: chunk for chunk in top_level(text) if "@triton.jit" in chunk}
+    assert list(found) == ["dqdkdv_checkpoints_kernel", "dqdkdv_states_kernel", "dqdkdv_kernel"]
+    assert ["gdc_wait()" in chunk for chunk in found.values()] == [False, False, True]
+    launches = top_level(text)[-1].split("_kernel[")[1:]
+    assert ["launch_pdl=dqdkdv_segments > 1," in launch for launch in launches] == [False, False, True]
+
+
 def test_decay_none_takes_no_slopes(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     text = render(problem_of(decay="none"), plan_of("o", decay_mode=None, decayed=None)).text
     assert arguments(host(text)) == ["q", "k", "v", "scale"]

@@ -261,7 +261,7 @@ PLAIN = Case(
 CHANGES = (
     {},
     {"layout": "plain"},
-    {"states": (True, True), "loads": "tma"},
+    {"states": (True, True), "loads": "tma", "heads": (2, 2)},
     {"decay": "none", "heads": (2, 2)},
     {"decay": "factored", "slopes": (0.02, 20.0), "widths": (48, 80, 32)},
     {"decay": "matrix value", "widths": (80, 48, 64), "tiles": 2, "block_n": 32},
