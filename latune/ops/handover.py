@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints
-from latune.codegen.partition import Partition
+from latune.codegen.segment_states import given_states, keeping_states
 from latune.ops.dispatch import Decision, decide
-from latune.plan import Plan, Step
+from latune.plan import Plan
 from latune.problem import Problem
-
-# Those that cut every head alike.
-_ALGORITHMS = ("split", "scan")
 
 
 def keeper(problem: Problem, device_index: int) -> Decision | None:
@@ -60,12 +57,7 @@ def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
     Args:
         problem: of either direction.
     """
-    if backward.reads_checkpoints:
-        return keeping_checkpoints(forward, backward, problem)
-    (step,) = forward.steps
-    if step.config.algorithm not in _ALGORITHMS:
-        return None
-    return forward.with_steps([replace(step, config=step.config.with_choices(segment_states="kept"))])
+    return keeping_checkpoints(forward, backward, problem) if backward.reads_checkpoints else keeping_states(forward)
 
 
 def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
@@ -75,25 +67,5 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
         kept: of ``keeping``, perhaps for another backward plan.
         problem: of either direction.
     """
-    if backward.reads_checkpoints:
-        return given_checkpoints(backward, kept, problem)
-    (keeper,) = kept.steps
-    if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
-        return None
-    return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
-
-
-def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
-    if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
-        return False
-    if "segment_states" not in dict(keeper.config.choices):
-        return False
-    rows = [Partition(problem=problem, step=one).segment_rows for one in (step, keeper)]
-    return rows[0] == rows[1] < problem.seqlen
-
-
-def _given(step: Step, keeper: Step) -> Step:
-    """dq from the states as they were left: summed by a scan or not, in the layout of their maker."""
-    layout = dict(keeper.config.choices)["state_layout"]
-    config = step.config.with_choices(segment_states="given", given_layout=layout)
-    return replace(step, config=replace(config, algorithm=keeper.config.algorithm))
+    given = given_checkpoints if backward.reads_checkpoints else given_states
+    return given(backward, kept, problem)

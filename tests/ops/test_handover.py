@@ -43,13 +43,6 @@ AHEAD = Plan((step("o", layout="transposed"),))
 BEHIND = backward_plan(step("dq"))
 
 
-def test_a_forward_plan_in_segments_keeps_their_states_and_no_other() -> None:
-    kept = keeping(AHEAD, BEHIND, PROBLEM)
-    assert kept is not None
-    assert kept.steps[0].config == AHEAD.steps[0].config.with_choices(segment_states="kept")
-    assert keeping(Plan((step("o", algorithm="sequential"),)), BEHIND, PROBLEM) is None
-
-
 @pytest.mark.parametrize("chained", [False, True])
 @pytest.mark.parametrize("behind", [BEHIND, WALK], ids=["two launches", "walk"])
 def test_variants_are_chained_as_their_plans_are(behind: Plan, chained: bool) -> None:
@@ -58,42 +51,6 @@ def test_variants_are_chained_as_their_plans_are(behind: Plan, chained: bool) ->
     assert kept is not None
     given = resuming(behind, kept, PROBLEM)
     assert given is not None and kept.is_chained == given.is_chained == chained
-
-
-@pytest.mark.parametrize("algorithm", ["split", "scan"])
-@pytest.mark.parametrize("layout", ["plain", "transposed"])
-def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(layout: str, algorithm: str) -> None:
-    kept = keeping(Plan((step("o", layout=layout, algorithm=algorithm),)), BEHIND, PROBLEM)
-    assert kept is not None
-    plan = resuming(BEHIND, kept, PROBLEM)
-    assert plan is not None
-    dq, dkdv = plan.steps
-    choices = {"segment_states": "given", "given_layout": layout, "state_layout": "plain"}
-    assert dq.config.algorithm == algorithm and choices.items() <= dict(dq.config.choices).items()
-    assert dkdv == BEHIND.steps[1]
-
-
-@pytest.mark.parametrize(
-    "dq",
-    [
-        step("dq", programs=12),
-        step("dq", algorithm="sequential"),
-        # Four segments like the other, of 96 rows where those have 80.
-        step("dq", block_n=16),
-    ],
-    ids=str,
-)
-def test_states_of_other_segments_are_of_no_use(dq: Step) -> None:
-    kept = keeping(AHEAD, BEHIND, PROBLEM)
-    assert kept is not None
-    assert resuming(backward_plan(dq), kept, PROBLEM) is None
-
-
-def test_a_sequence_of_one_segment_has_no_states_to_keep() -> None:
-    kept = keeping(AHEAD, BEHIND, PROBLEM)
-    assert kept is not None
-    assert resuming(BEHIND, kept, replace(PROBLEM, seqlen=32)) is None
-    assert resuming(BEHIND, kept, replace(PROBLEM, batch=8)) is None
 
 
 def test_a_forward_plan_keeps_checkpoints_for_a_backward_plan_that_reads_them() -> None:

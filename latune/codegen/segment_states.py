@@ -1,0 +1,52 @@
+"""Plans that keep the states of their segments, and plans whose dq is given them in place of making its own.
+
+Segment states are [B * H, segments, D * E] in fp32, as their maker's first pass and scan leave them, each state as its maker
+holds it, [D, E] or transposed: whoever reads them is told which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from latune.codegen.partition import Partition
+from latune.plan import Plan, Step
+from latune.problem import Problem
+
+# Those that cut every head alike.
+_ALGORITHMS = ("split", "scan")
+
+
+def keeping_states(forward: Plan) -> Plan | None:
+    """The forward plan that returns its segments' states as well; None where it has none."""
+    (step,) = forward.steps
+    if step.config.algorithm not in _ALGORITHMS:
+        return None
+    return forward.with_steps([replace(step, config=step.config.with_choices(segment_states="kept"))])
+
+
+def given_states(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
+    """The backward plan whose dq starts from those that ``kept`` returned; None where it is cut otherwise, or not at all.
+
+    Args:
+        problem: of either direction.
+    """
+    (keeper,) = kept.steps
+    if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
+        return None
+    return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
+
+
+def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
+    if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
+        return False
+    if "segment_states" not in dict(keeper.config.choices):
+        return False
+    rows = [Partition(problem=problem, step=one).segment_rows for one in (step, keeper)]
+    return rows[0] == rows[1] < problem.seqlen
+
+
+def _given(step: Step, keeper: Step) -> Step:
+    """dq from the states as they were left: summed by a scan or not, in the layout of their maker."""
+    layout = dict(keeper.config.choices)["state_layout"]
+    config = step.config.with_choices(segment_states="given", given_layout=layout)
+    return replace(step, config=replace(config, algorithm=keeper.config.algorithm))
