@@ -281,20 +281,23 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize(
-    "algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan"), ("sequential", None), ("remainder", None)], ids=str
+    ("ahead", "behind"),
+    [
+        ("split", BEHIND),
+        ("scan", BEHIND),
+        ("scan", backward_plan(step("dq", algorithm="scan"))),
+        ("sequential", WALK),
+        ("remainder", WALK),
+        ("scan", Plan((step("dqdkdv"),))),
+        ("split", Plan((step("dqdkdv", algorithm="remainder", programs=4),))),
+    ],
+    ids=str,
 )
 def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
-    monkeypatch, algorithms: tuple[str, str | None], states: bool
+    monkeypatch, ahead: str, behind: Plan, states: bool
 ) -> None:
-    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes.
-
-    ``algorithms``: of both passes, backward in one walk where it has none.
-    """
-    ahead, behind = algorithms
-    plans = {
-        "fwd": Plan((step("o", layout="transposed", algorithm=ahead),)),
-        "bwd": backward_plan(step("dq", algorithm=behind)) if behind else WALK,
-    }
+    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes."""
+    plans = {"fwd": Plan((step("o", layout="transposed", algorithm=ahead),)), "bwd": behind}
 
     def resolve(problem, gpu):
         return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
