@@ -1,4 +1,4 @@
-"""Four whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Five whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -45,11 +45,16 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
 
 
 def backward_in_one_walk(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    problem = problem_of("bwd", batch=8, num_heads=32, seqlen=8192, head_dim_k=64, head_dim_v=64)
+    return problem, plan_of("dqdkdv", loads="tma", decayed="key", BLOCK_N=64)
+
+
+def backward_in_one_walk_of_segments(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     problem = problem_of("bwd", batch=1, num_heads=16, seqlen=16384, head_dim_k=64, head_dim_v=64)
     return problem, plan_of("dqdkdv", algorithm="split", loads="tma", decayed="key", BLOCK_N=64, PROGRAMS=256)
 
 
-CASES = (forward, backward_split_and_fused, backward_three_streams, backward_in_one_walk)
+CASES = (forward, backward_split_and_fused, backward_three_streams, backward_in_one_walk, backward_in_one_walk_of_segments)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
