@@ -22,6 +22,7 @@ from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
+from latune.tuner.ahead import plan_ahead
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.target import Target
 from latune.tuner.transfer import TRANSFERRED, transfer_problem
@@ -141,7 +142,8 @@ class Session:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
         try:
             starts = starts_of(problem, self.target.gpu, self._folders)
-            tuned = tuned_by(evaluate=self.target.evaluator(problem), starts=starts)
+            ahead = plan_ahead(problem, self.target.gpu, self._folders)
+            tuned = tuned_by(evaluate=self.target.evaluator(problem, ahead), starts=starts)
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
         except KeyboardInterrupt:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints
-from latune.codegen.segment_states import given_states, keeping_states
+from latune.codegen.kept import keeping, resuming
 from latune.ops.dispatch import Decision, decide
 from latune.plan import Plan
 from latune.problem import Problem
@@ -49,23 +48,3 @@ def _resuming(problem: Problem, device_index: int, ahead: Problem, kept: Plan) -
     plan = resuming(backward, kept, problem)
     decision = None if plan is None else decide(problem, device_index, plan)
     return None if decision is None or decision.refused else decision
-
-
-def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
-    """The forward plan that returns as well what ``backward`` can start from; None where it has nothing of that kind.
-
-    Args:
-        problem: of either direction.
-    """
-    return keeping_checkpoints(forward, backward, problem) if backward.reads_checkpoints else keeping_states(forward)
-
-
-def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
-    """The backward plan that starts from what ``kept`` returned; None where it has no use for that.
-
-    Args:
-        kept: of ``keeping``, perhaps for another backward plan.
-        problem: of either direction.
-    """
-    given = given_checkpoints if backward.reads_checkpoints else given_states
-    return given(backward, kept, problem)

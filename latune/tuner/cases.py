@@ -59,6 +59,11 @@ class Inputs:
         function, arguments = (module.forward, forward) if self.do is None else (module.backward, backward)
         return function(*(argument for argument in arguments if argument is not None))
 
+    @property
+    def ahead(self) -> Inputs:
+        """Those of the forward pass before a backward one."""
+        return replace(self, do=None, dfinal_state=None)
+
     def clone(self) -> Inputs:
         return replace(self, **{name: tensor.clone() for name, tensor in self.tensors().items()})
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, product
 
+from latune.codegen.kept import keeping, resuming
 from latune.codegen.partition import Partition
 from latune.codegen.space import Space, load_space
 from latune.config import Config
@@ -23,6 +24,8 @@ Spaces = Mapping[str, Space]
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
+# What of a config says which segments its sequence is cut into, together with the algorithm.
+_CUT = ("BLOCK_E", "PROGRAMS")
 _CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
 # Between values of PROGRAMS that search spaces know.
@@ -40,11 +43,16 @@ def all_spaces(own: Spaces | None = None) -> Spaces:
 
 @dataclass(frozen=True, kw_only=True)
 class Composer:
-    """Puts together the plans of one problem on one GPU."""
+    """Puts together the plans of one problem on one GPU.
+
+    Attributes:
+        ahead: the forward plan that backward plans run behind; None: not known.
+    """
 
     problem: Problem
     gpu: Gpu
     spaces: Spaces
+    ahead: Plan | None = None
 
     @property
     def forms(self) -> list[tuple[str, ...]]:
@@ -67,7 +75,8 @@ class Composer:
         """
         by_form = [list(islice(self._plans(form, ranked), _PLANS_OF_A_FORM)) for form in self.forms]
         best = [plan for plans in by_form for plan in plans[:1]]
-        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, best)), *self._defaults]
+        behind = [other for plan in best for other in self._behind(plan)]
+        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *behind])), *behind, *self._defaults]
         return list(dict.fromkeys([*plans, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
@@ -82,7 +91,8 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; the plan with its launches chained, or not; and the first starts of the other forms.
+        pipeline; the plan with its launches chained, or not; cut as the forward plan ahead; and the first starts of the other
+        forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -94,7 +104,8 @@ class Composer:
                 configs = [cut for config in (own, *starts) for cut in self._cuts(name, config)]
                 configs.append(replace(own, num_stages=own.num_stages + 1))
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
-        others = [*changed, self._chained(plan) or plan, plan.unchained(), *self._of_other_forms(plan)]
+        behind = self._behind(plan)
+        others = [*changed, self._chained(plan) or plan, plan.unchained(), *behind, *self._of_other_forms(plan)]
         return [other for other in dict.fromkeys(others) if other != plan]
 
     def _ranked_as(self, name: str) -> str:
@@ -140,6 +151,26 @@ class Composer:
         """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
         segmented = any(Partition(problem=self.problem, step=step).segmented for step in plan.steps)
         return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and (len(plan.steps) > 1 or segmented) else None
+
+    def _behind(self, plan: Plan) -> list[Plan]:
+        """The plan with dq by the forward config ahead, or only cut as that is: so that dq is given the segments' states."""
+        if self.ahead is None:
+            return []
+        (forward,) = (step.config for step in self.ahead.steps)
+        cut = {name: value for name, value in forward.constexprs if name in _CUT}
+
+        def changed(change: Callable[[Config], Config]) -> Plan:
+            return _mapped(plan, lambda kernel, own: change(own) if kernel == "dq" else own)
+
+        cut_alike = changed(lambda own: replace(own.with_constexprs(**cut), algorithm=forward.algorithm))
+        others = [changed(lambda own: forward), cut_alike]
+        return [other for other in others if other != plan and self._is_given(other) and self._allows(other)]
+
+    def _is_given(self, plan: Plan) -> bool:
+        """Whether its dq starts from what the forward plan ahead keeps."""
+        assert self.ahead is not None
+        kept = keeping(self.ahead, plan, self.problem)
+        return kept is not None and resuming(plan, kept, self.problem) is not None
 
     def _of_other_forms(self, plan: Plan) -> Iterator[Plan]:
         """The first starts of all kernels together, then the second."""

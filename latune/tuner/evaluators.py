@@ -6,6 +6,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Protocol
 
 from latune.cache.entry import Resources
@@ -19,13 +20,13 @@ from latune.problem import Problem
 from latune.tuner.builders import Builder
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
-from latune.tuner.resumed import resumed_variants
+from latune.tuner.resumed import Relay
 from latune.tuner.worker import Worker
 
 STATIC_PROTOCOL = "static-2"
 """Changes whenever ``predict`` does: its figures cannot be compared with those of another model."""
 
-MEASURED_PROTOCOL = "measured-1"
+MEASURED_PROTOCOL = "measured-2"
 """Changes whenever candidates are verified or timed in another way."""
 
 # A candidate this many times slower than the incumbent is not timed to the end.
@@ -43,11 +44,13 @@ class Evaluator(Protocol):
         gpu: the GPU it judges for.
         evidence: ``measured`` or ``static``.
         bandwidth_gbps: what the roof is drawn from: the measured copy bandwidth, or the catalogue's.
+        ahead: the forward plan that backward plans are judged behind, from what that keeps for them; None: from their inputs.
     """
 
     gpu: Gpu
     evidence: str
     bandwidth_gbps: float
+    ahead: Plan | None
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
@@ -128,6 +131,7 @@ class StaticEvaluator(_Built):
     """Compiles plans for a GPU that need not be there and predicts their time (``predict`` states the model)."""
 
     evidence = "static"
+    ahead = None
 
     def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
         super().__init__(problem, gpu, builder)
@@ -157,8 +161,9 @@ class MeasuredEvaluator(_Built):
 
     evidence = "measured"
 
-    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker) -> None:
+    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker, ahead: Plan | None = None) -> None:
         super().__init__(problem, gpu, builder)
+        self.ahead = ahead
         self._worker = worker
         self.bandwidth_gbps = worker.device().copy_gbps
         self._best_ms: dict[tuple[str, ...], float] = {}
@@ -169,14 +174,19 @@ class MeasuredEvaluator(_Built):
 
     def prepare(self, plans: Sequence[Plan]) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
-        others = [variant for plan in plans if plan.reads_checkpoints for variant in resumed_variants(plan, self.problem)]
-        super().prepare([*plans, *others])
+        super().prepare(plans)
+        relays = filter(None, (Relay.of(plan, self.problem, self.ahead) for plan in plans))
+        by_problem: dict[Problem, list[Plan]] = {}
+        for problem, plan in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
+            by_problem.setdefault(problem, []).append(plan)
+        for problem, variants in by_problem.items():
+            self._builder.prepare(problem, variants, self.gpu)
 
     def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)
         give_up_above_ms = None if best_ms is None else best_ms * _GIVE_UP_RATIO
         source = render(self.problem, plan)
-        measurement = self._worker.evaluate(self.problem, plan, source, give_up_above_ms=give_up_above_ms)
+        measurement = self._worker.evaluate(self.problem, plan, source, ahead=self.ahead, give_up_above_ms=give_up_above_ms)
         if measurement.ok and measurement.median_ms is not None:
             self._best_ms[plan.outputs] = min(measurement.median_ms, best_ms or measurement.median_ms)
         return measurement
@@ -198,20 +208,20 @@ class MeasuredEvaluator(_Built):
         built = {plan: self.build(plan) for plan in plans}
         results = {plan: build for plan, build in built.items() if isinstance(build, Measurement)}
         candidates = [(plan, render(self.problem, plan)) for plan in plans if plan not in results]
-        raced = self._worker.race(self.problem, candidates, rounds=_RACE_ROUNDS)
+        raced = self._worker.race(self.problem, candidates, ahead=self.ahead, rounds=_RACE_ROUNDS)
         if not any(measurement.ok for measurement in raced):
             raced = [self(plan) for plan, _ in candidates]
         results.update(zip((plan for plan, _ in candidates), raced, strict=True))
         return [results[plan] for plan in plans]
 
     def at(self, problem: Problem) -> MeasuredEvaluator:
-        return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker)
+        return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker, self.ahead)
 
     def _race(self, candidates: Sequence[tuple[Plan, Source]]) -> list[Measurement]:
         runs = []
         for _ in range(_RACE_PROCESSES if candidates else 0):
             self._worker.restart()
-            runs.append(self._worker.race(self.problem, candidates, rounds=_RACE_ROUNDS))
+            runs.append(self._worker.race(self.problem, candidates, ahead=self.ahead, rounds=_RACE_ROUNDS))
         return [_pooled(results) for results in zip(*runs, strict=True)]
 
 

@@ -38,10 +38,15 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """Asks for the inputs and references of a problem to be made and kept; answered by ``Ready``."""
+    """Asks for the inputs and references of a problem to be made and kept; answered by ``Ready``.
+
+    Attributes:
+        ahead: the forward plan that backward plans of the problem run behind; None: not known.
+    """
 
     problem: Problem
     seed: int
+    ahead: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,59 +1,110 @@
-"""A backward plan that reads checkpoints, run as in training: from those that were kept for it."""
+"""A backward plan as it runs in training: from what the forward pass ahead of it has kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from latune.codegen.checkpoints import given_checkpoints, keeping_own_checkpoints
+from latune.codegen.kept import keeping, resuming
 from latune.codegen.load import load
 from latune.codegen.render import render
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.cases import Inputs
+from latune.tuner.cases import Case, Inputs
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from latune.codegen.render import Source
+    from latune.tuner.verify import Launch
 
 
-def resumed_variants(plan: Plan, problem: Problem) -> tuple[Plan, Plan]:
-    """The plan that returns its checkpoints, and the one that is given them."""
-    kept = keeping_own_checkpoints(plan)
-    given = given_checkpoints(plan, kept, problem)
-    assert given is not None, "a plan's own checkpoints are of its own rows"
-    return kept, given
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """Two plans, the second of which starts from what the first one keeps.
+
+    Attributes:
+        problem: of the backward plan.
+        keeper: the forward plan ahead or, of a plan that reads checkpoints, that plan itself: any forward pass can keep these.
+        taker: the backward plan, given what ``keeper`` returns last.
+        keeper_is_ahead: it is the forward plan.
+    """
+
+    problem: Problem
+    keeper: Plan
+    taker: Plan
+    keeper_is_ahead: bool
+
+    @classmethod
+    def of(cls, plan: Plan, problem: Problem, ahead: Plan | None) -> Relay | None:
+        """The relay of a backward plan; None where it starts from its inputs alone.
+
+        Args:
+            ahead: the forward plan that runs before it; None: not known.
+        """
+        if plan.reads_checkpoints:
+            keeper = keeping_own_checkpoints(plan)
+            taker = given_checkpoints(plan, keeper, problem)
+            assert taker is not None, "a plan's own checkpoints are of its own rows"
+            return cls(problem=problem, keeper=keeper, taker=taker, keeper_is_ahead=False)
+        kept = None if ahead is None or problem.direction == "fwd" else keeping(ahead, plan, problem)
+        taken = None if kept is None else resuming(plan, kept, problem)
+        if kept is None or taken is None:
+            return None
+        return cls(problem=problem, keeper=kept, taker=taken, keeper_is_ahead=True)
+
+    @property
+    def variants(self) -> tuple[tuple[Problem, Plan], tuple[Problem, Plan]]:
+        """The keeper and the taker, each with its own problem."""
+        direction = "fwd" if self.keeper_is_ahead else "bwd"
+        return (replace(self.problem, direction=direction), self.keeper), (self.problem, self.taker)
+
+    def serves(self, inputs: Inputs) -> bool:
+        """Whether the two meet at the shape of these inputs as they do at the problem's: both cut it at the same rows."""
+        batch, num_heads, seqlen, _ = inputs.q.shape
+        shape = replace(self.problem, batch=batch, num_heads=num_heads, seqlen=seqlen)
+        return resuming(self.taker, self.keeper, shape) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Stands for the plan's module: ``backward`` with checkpoints that one variant has made and the other is given."""
+    """The modules of a relay: the pass of the second from what the first has made."""
 
-    maker: ModuleType
+    relay: Relay
+    keeper: ModuleType
     taker: ModuleType
 
     @classmethod
-    def load(cls, problem: Problem, plan: Plan) -> Resumed:
-        return cls(*(load(render(problem, variant)) for variant in resumed_variants(plan, problem)))
+    def load(cls, relay: Relay) -> Resumed:
+        keeper, taker = (load(render(problem, plan)) for problem, plan in relay.variants)
+        return cls(relay, keeper, taker)
 
-    def backward(self, *arguments: Tensor | float) -> tuple[Tensor, ...]:
-        *_, checkpoints = self.maker.backward(*arguments)
-        return self.taker.backward(*arguments, checkpoints)
+    def launch(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Both passes; what the second one returns."""
+        return inputs.launch(_Given(self.taker, self._keep(inputs)))
 
     def timed(self, inputs: Inputs) -> Callable[[], tuple[Tensor, ...]]:
-        """The pass with checkpoints at hand, and its price: a copy of them moves twice what keeping them adds to forward.
+        """The pass with what was kept at hand, and the price of that.
+
+        Segment states are there anyway. Checkpoints are copied: that moves twice what keeping them adds to forward.
 
         Returns:
             A call that returns all it has written, so that whoever holds that keeps the next one's memory cold.
         """
-        *_, checkpoints = inputs.launch(self.maker)
-        taker = _Given(self.taker, checkpoints)
-        return lambda: (checkpoints.clone(), *inputs.launch(taker))
+        kept = self._keep(inputs)
+        taker = _Given(self.taker, kept)
+        if self.relay.keeper_is_ahead:
+            return lambda: inputs.launch(taker)
+        return lambda: (kept.clone(), *inputs.launch(taker))
+
+    def _keep(self, inputs: Inputs) -> Tensor:
+        *_, kept = (inputs.ahead if self.relay.keeper_is_ahead else inputs).launch(self.keeper)
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +112,10 @@ class _Given:
     """Stands for a module whose last argument is known."""
 
     module: ModuleType
-    checkpoints: Tensor
+    kept: Tensor
 
     def backward(self, *arguments: Tensor | float) -> tuple[Tensor, ...]:
-        return self.module.backward(*arguments, self.checkpoints)
+        return self.module.backward(*arguments, self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +131,15 @@ class Forms:
     resumed: Resumed | None = None
 
     @classmethod
-    def load(cls, problem: Problem, plan: Plan, source: Source) -> Forms:
-        return cls(load(source), Resumed.load(problem, plan) if plan.reads_checkpoints else None)
+    def load(cls, problem: Problem, plan: Plan, source: Source, ahead: Plan | None) -> Forms:
+        relay = Relay.of(plan, problem, ahead)
+        return cls(load(source), None if relay is None else Resumed.load(relay))
 
-    @property
-    def verified(self) -> tuple[ModuleType | Resumed, ...]:
-        return (self.alone,) if self.resumed is None else (self.alone, self.resumed)
+    def launches(self, cases: Sequence[Case]) -> Iterator[tuple[Launch, tuple[Case, ...]]]:
+        """What is verified: each form, on the cases that it serves."""
+        yield partial(Inputs.launch, module=self.alone), tuple(cases)
+        if self.resumed is not None:
+            yield self.resumed.launch, tuple(case for case in cases if self.resumed.relay.serves(case.inputs))
 
     def calls(self, sets: Sequence[Inputs]) -> list[Callable[[], object]]:
         """What is timed, for each set of inputs."""

@@ -42,6 +42,7 @@ class GpuRunner:
     device: torch.device
     _seed: int = 0
     _fixture: Fixture | None = None
+    _ahead: Plan | None = None
     _sets: list[Inputs] = field(default_factory=list)
     _verified: dict[str, Verification] = field(default_factory=dict)
     """Of the prepared problem, by the source's digest: what passed once is not run through all cases again for each race."""
@@ -58,7 +59,7 @@ class GpuRunner:
             case Describe():
                 return self._describe()
             case Prepare():
-                return self._prepare(job.problem, job.seed)
+                return self._prepare(job.problem, job.seed, job.ahead)
             case Evaluate():
                 return self._evaluate(job)
             case Race():
@@ -77,9 +78,9 @@ class GpuRunner:
             toolchain=toolchain(),
         )
 
-    def _prepare(self, problem: Problem, seed: int) -> Ready:
+    def _prepare(self, problem: Problem, seed: int, ahead: Plan | None) -> Ready:
         # Freed first: the last problem's tensors and the next one's need not fit together.
-        self._fixture, self._sets, self._verified, self._seed = None, [], {}, seed
+        self._fixture, self._sets, self._verified, self._seed, self._ahead = None, [], {}, seed, ahead
         torch.cuda.empty_cache()
         self._fixture = prepare(problem, self.device, seed)
         timed = self._fixture.timed.inputs
@@ -93,7 +94,7 @@ class GpuRunner:
         return self._fixture
 
     def _evaluate(self, job: Evaluate) -> Measurement:
-        forms = Forms.load(self._prepared.problem, job.plan, job.source)
+        forms = Forms.load(self._prepared.problem, job.plan, job.source, self._ahead)
         verification = self._verify(forms, job.plan, job.source)
         if not verification.ok:
             return _wrong(verification)
@@ -101,7 +102,7 @@ class GpuRunner:
         return self._judge(job.plan, verification, result)
 
     def _race(self, job: Race) -> list[Arm]:
-        loaded = [Forms.load(self._prepared.problem, *candidate) for candidate in job.candidates]
+        loaded = [Forms.load(self._prepared.problem, *candidate, self._ahead) for candidate in job.candidates]
         verified = [self._verify(forms, *candidate) for forms, candidate in zip(loaded, job.candidates, strict=True)]
         fit = [index for index, verification in enumerate(verified) if verification.ok]
         pool = torch.cuda.graph_pool_handle()
@@ -131,13 +132,13 @@ class GpuRunner:
         verification = self._verify_all(forms, plan)
         if verification.ok or not self._prepared.damaged():
             return verification
-        self._prepare(self._prepared.problem, self._seed)
+        self._prepare(self._prepared.problem, self._seed, self._ahead)
         return self._verify_all(forms, plan)
 
     def _verify_all(self, forms: Forms, plan: Plan) -> Verification:
         """Of all forms; the first that fails speaks for the candidate."""
-        for form in forms.verified:
-            verification = verify(form, plan, self._prepared)
+        for launch, cases in forms.launches(self._prepared.cases):
+            verification = verify(launch, plan, replace(self._prepared, cases=cases))
             if not verification.ok:
                 break
         return verification

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from latune.gpu import Gpu, find_gpu, identify_gpu
+from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator
@@ -32,10 +33,15 @@ class Target:
     def evidence(self) -> str:
         return "static" if self.worker is None else "measured"
 
-    def evaluator(self, problem: Problem) -> Evaluator:
+    def evaluator(self, problem: Problem, ahead: Plan | None = None) -> Evaluator:
+        """What judges plans of the problem.
+
+        Args:
+            ahead: the forward plan that measured backward plans run behind; the static model knows nothing of it.
+        """
         if self.worker is None:
             return StaticEvaluator(problem, self.gpu, self.builder)
-        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker)
+        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, ahead)
 
 
 @contextmanager

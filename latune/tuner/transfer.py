@@ -34,7 +34,7 @@ def transfer_problem(
     Raises:
         LatuneError: none passed.
     """
-    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
+    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
     first = _race(composer.fit(starts), evaluate)
     best = [plan for plan, _ in ranked(first)[:_KEPT]]
     if not best:

@@ -16,6 +16,7 @@ from latune.errors import LatuneError
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
+from latune.tuner.ahead import plan_ahead
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
@@ -103,7 +104,8 @@ def tune(
     if evaluate is not None:
         return tune_problem(problem, space, evaluate, settings, starts=starts, on_trial=on_trial).entry
     with open_target(gpu, seed=seed) as target:
-        return tune_problem(problem, space, target.evaluator(problem), settings, starts=starts, on_trial=on_trial).entry
+        measured = target.evaluator(problem, plan_ahead(problem, target.gpu))
+        return tune_problem(problem, space, measured, settings, starts=starts, on_trial=on_trial).entry
 
 
 def tune_problem(
@@ -116,7 +118,7 @@ def tune_problem(
     on_trial: OnTrial | None = None,
 ) -> Tuned:
     """As ``tune``, with everything that was found on the way."""
-    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space))
+    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
     fitted = tuple(composer.fit(starts))
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
     plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)

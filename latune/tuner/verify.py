@@ -5,10 +5,9 @@ A fast candidate that skips work looks like a winner, so nothing is timed before
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +15,9 @@ from torch import Tensor
 from latune.codegen.dtypes import TORCH_DTYPES
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.cases import Case, Expected, small_cases, timed_case
+from latune.tuner.cases import Case, Expected, Inputs, small_cases, timed_case
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from latune.tuner.resumed import Resumed
+Launch = Callable[[Inputs], tuple[Tensor, ...]]
 
 # Below every normal fp32: lets a flushed denormal equal zero, and keeps ratios finite.
 _TINY = 1e-30
@@ -104,27 +100,25 @@ def output_names(problem: Problem, plan: Plan) -> tuple[str, ...]:
     return plan.outputs + ("dinitial_state",) * (problem.has_initial_state and "dv" in plan.outputs)
 
 
-def verify(module: ModuleType | Resumed, plan: Plan, fixture: Fixture) -> Verification:
-    """Runs a module on every case; stops at the first that fails.
+def verify(launch: Launch, plan: Plan, fixture: Fixture) -> Verification:
+    """Runs a plan on every case; stops at the first that fails.
 
     Args:
-        module: a loaded generated module of ``plan`` for the fixture's problem.
+        launch: of ``plan`` for the fixture's problem; returns the plan's outputs.
     """
     names = output_names(fixture.problem, plan)
     worst = dict.fromkeys(names, 0.0)
     for case in fixture.cases:
-        fault = _check_case(module, case, names, fixture.problem.dtype, worst)
+        fault = _check_case(launch, case, names, fixture.problem.dtype, worst)
         if fault:
             return Verification(ok=False, errors=tuple(worst.items()), detail=f"{fault} [{case.name}]")
     return Verification(ok=True, errors=tuple(worst.items()))
 
 
-def _check_case(
-    module: ModuleType | Resumed, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]
-) -> str | None:
+def _check_case(launch: Launch, case: Case, names: Sequence[str], dtype: str, worst: dict[str, float]) -> str | None:
     """What is wrong in this case, None when nothing is; raises the RMS errors in ``worst``."""
     with poisoned_allocations():
-        outputs, again = case.inputs.launch(module), case.inputs.launch(module)
+        outputs, again = launch(case.inputs), launch(case.inputs)
     fault = _wrong_form(outputs, case, names, dtype)
     if fault:
         return fault

@@ -41,7 +41,7 @@ class Worker:
         self._seed = seed
         self._process: Process | None = None
         self._successor: Process | None = None
-        self._prepared: Problem | None = None
+        self._prepared: tuple[Problem, Plan | None] | None = None
         self._report: DeviceReport | None = None
         # Each race has an order of its own: two in one order would share what depends on it.
         self._races = 0
@@ -59,32 +59,50 @@ class Worker:
             WorkerError: the process cannot start or the device does not answer.
         """
         if self._report is None:
-            answer = self._ask(None, Describe(), _PREPARE_TIMEOUT_S)
+            answer = self._ask(Describe(), _PREPARE_TIMEOUT_S)
             if isinstance(answer, Failure):
                 raise WorkerError(f"device {self._start.device_index} cannot be described: {answer.detail}")
             self._report = cast(DeviceReport, answer)
         return self._report
 
     def evaluate(
-        self, problem: Problem, plan: Plan, source: Source, *, give_up_above_ms: float | None = None, timeout_s: float = 120.0
+        self,
+        problem: Problem,
+        plan: Plan,
+        source: Source,
+        *,
+        ahead: Plan | None = None,
+        give_up_above_ms: float | None = None,
+        timeout_s: float = 120.0,
     ) -> Measurement:
         """Loads, verifies and times one plan.
 
         Args:
             source: the module rendered for ``problem`` and ``plan``.
+            ahead: the forward plan that a backward one runs behind, from what that keeps for it; None: not known.
             give_up_above_ms: stop timing after the first samples when their median is above this (twice the incumbent's).
             timeout_s: seconds after which the process is killed; making the problem's references is not counted.
 
         Raises:
             WorkerError: the process cannot start, or the problem does not fit the device.
         """
-        answer = self._ask(problem, Evaluate(plan=plan, source=source, give_up_above_ms=give_up_above_ms), timeout_s)
+        job = Evaluate(plan=plan, source=source, give_up_above_ms=give_up_above_ms)
+        answer = self._ask(job, timeout_s, problem, ahead)
         return answer.measurement() if isinstance(answer, Failure) else cast(Measurement, answer)
 
     def race(
-        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
+        self,
+        problem: Problem,
+        candidates: Sequence[tuple[Plan, Source]],
+        *,
+        ahead: Plan | None = None,
+        rounds: int = 20,
+        timeout_s: float = 600.0,
     ) -> list[Measurement]:
         """Verifies the candidates and times them in turns, in random order each round.
+
+        Args:
+            ahead: as in ``evaluate``.
 
         Returns:
             A measurement for each candidate; when the race as a whole failed, the same failure for all.
@@ -92,14 +110,22 @@ class Worker:
         Raises:
             WorkerError: the process cannot start, or the problem does not fit the device.
         """
-        return [arm.measurement for arm in self.race_arms(problem, candidates, rounds=rounds, timeout_s=timeout_s)]
+        arms = self.race_arms(problem, candidates, ahead=ahead, rounds=rounds, timeout_s=timeout_s)
+        return [arm.measurement for arm in arms]
 
     def race_arms(
-        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int = 20, timeout_s: float = 600.0
+        self,
+        problem: Problem,
+        candidates: Sequence[tuple[Plan, Source]],
+        *,
+        ahead: Plan | None = None,
+        rounds: int = 20,
+        timeout_s: float = 600.0,
     ) -> list[Arm]:
         """As ``race``, with each candidate's median of every round for ``timing.paired_ratio``."""
         self._races += 1
-        answer = self._ask(problem, Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed + self._races), timeout_s)
+        job = Race(candidates=tuple(candidates), rounds=rounds, seed=self._seed + self._races)
+        answer = self._ask(job, timeout_s, problem, ahead)
         return (
             [Arm(measurement=answer.measurement())] * len(candidates)
             if isinstance(answer, Failure)
@@ -119,31 +145,31 @@ class Worker:
         if successor is not None:
             successor.kill()
 
-    def _ask(self, problem: Problem | None, job: Job, timeout_s: float) -> object:
+    def _ask(self, job: Job, timeout_s: float, problem: Problem | None = None, ahead: Plan | None = None) -> object:
         """The answer to a job, about a prepared problem where one is given; a process that has died idle is replaced unseen.
 
         Raises:
             WorkerError: no process takes it, or the problem cannot be prepared.
         """
         try:
-            return self._ask_prepared(problem, job, timeout_s)
+            return self._ask_prepared(job, timeout_s, problem, ahead)
         except UntakenError:
-            return self._ask_prepared(problem, job, timeout_s)
+            return self._ask_prepared(job, timeout_s, problem, ahead)
 
-    def _ask_prepared(self, problem: Problem | None, job: Job, timeout_s: float) -> object:
+    def _ask_prepared(self, job: Job, timeout_s: float, problem: Problem | None, ahead: Plan | None) -> object:
         if problem is not None:
-            self._prepare(problem)
+            self._prepare(problem, ahead)
         return self._ask_once(job, timeout_s)
 
-    def _prepare(self, problem: Problem) -> None:
-        if self._prepared == problem:
+    def _prepare(self, problem: Problem, ahead: Plan | None) -> None:
+        if self._prepared == (problem, ahead):
             return
-        answer = self._ask_once(Prepare(problem=problem, seed=self._seed), _PREPARE_TIMEOUT_S)
+        answer = self._ask_once(Prepare(problem=problem, seed=self._seed, ahead=ahead), _PREPARE_TIMEOUT_S)
         if isinstance(answer, Failure):
             raise WorkerError(
                 f"cannot prepare {problem} ({answer.outcome}): {answer.detail}; free the device or choose a smaller shape"
             )
-        self._prepared = problem
+        self._prepared = problem, ahead
 
     def _ask_once(self, job: Job, timeout_s: float) -> object:
         """One job, one answer; a process that did not survive it is gone afterwards."""

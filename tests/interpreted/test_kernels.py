@@ -13,11 +13,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from latune.codegen.kept import keeping, resuming
 from latune.codegen.load import load
 from latune.codegen.render import render
 from latune.config import Config
 from latune.ops import reference
-from latune.ops.handover import keeping, resuming
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem, tile_width
 from latune.tuner.verify import poisoned_allocations

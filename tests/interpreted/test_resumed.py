@@ -14,7 +14,7 @@ from latune.config import Config
 from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.cases import small_cases
-from latune.tuner.resumed import Forms, Resumed
+from latune.tuner.resumed import Forms, Relay, Resumed
 from latune.tuner.runner import GpuRunner
 from latune.tuner.verify import Fixture, verify
 
@@ -39,27 +39,49 @@ def fixture() -> Fixture:
     return Fixture(problem=PROBLEM, cases=tuple(small_cases(PROBLEM, torch.device("cpu"), 0)), fingerprint=0)
 
 
+def resumed(plan: Plan = PLAN, ahead: Plan | None = None) -> Resumed:
+    relay = Relay.of(plan, PROBLEM, ahead)
+    assert relay is not None
+    return Resumed.load(relay)
+
+
+def stream(kernel: str, *, block_n: int = 32, programs: int = 64) -> Step:
+    choices = {"state_layout": "plain", "loads": "pointer", "decay_mode": "matrix", "decayed": "key"}
+    constexprs = {"BLOCK_N": block_n, "BLOCK_D": 32, "BLOCK_E": 32, "PROGRAMS": programs}
+    return Step(kernel=kernel, config=Config.of("split", choices=choices, constexprs=constexprs))
+
+
+AHEAD = Plan((stream("o"),))
+BEHIND = Plan((stream("dq"), *(stream(name) for name in ("dk", "dv"))))
+
+
 def test_checkpoints_from_hand_to_hand_are_those_it_makes_itself(fixture: Fixture) -> None:
-    resumed, inputs = Resumed.load(PROBLEM, PLAN), fixture.cases[0].inputs
+    form, inputs = resumed(), fixture.cases[0].inputs
     alone = inputs.launch(load(render(PROBLEM, PLAN)))
-    assert all(torch.equal(one, other) for one, other in zip(inputs.launch(resumed), alone, strict=True))
-    assert verify(resumed, PLAN, fixture).ok
+    assert all(torch.equal(one, other) for one, other in zip(form.launch(inputs), alone, strict=True))
+    assert verify(form.launch, PLAN, fixture).ok
 
 
-def test_what_is_handed_over_is_verified(fixture: Fixture) -> None:
-    resumed = Resumed.load(PROBLEM, PLAN)
-    idle = SimpleNamespace(backward=lambda *arguments: [x.zero_() for x in resumed.maker.backward(*arguments)])
-    verification = verify(replace(resumed, maker=idle), PLAN, fixture)
+@pytest.mark.parametrize(("plan", "ahead"), [(PLAN, None), (BEHIND, AHEAD)])
+def test_what_is_handed_over_is_verified(fixture: Fixture, plan: Plan, ahead: Plan | None) -> None:
+    form, case = resumed(plan, ahead), fixture.cases[0]
+    idle = SimpleNamespace(
+        backward=lambda *arguments: [x.zero_() for x in form.keeper.backward(*arguments)],
+        forward=lambda *arguments: [x.zero_() for x in form.keeper.forward(*arguments)],
+    )
+    fixture = replace(fixture, cases=(case,))
+    assert verify(form.launch, plan, fixture).ok
+    verification = verify(replace(form, keeper=idle).launch, plan, fixture)
     assert not verification.ok and verification.detail.startswith("dq")
 
 
 def test_what_is_timed_is_the_pass_and_a_copy_of_its_checkpoints(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    resumed, inputs = Resumed.load(PROBLEM, PLAN), fixture.cases[0].inputs
-    call = resumed.timed(inputs)
+    form, inputs = resumed(), fixture.cases[0].inputs
+    call = form.timed(inputs)
     given: list[torch.Tensor] = []
-    backward = resumed.taker.backward
-    monkeypatch.setattr(resumed.maker, "backward", None)
-    monkeypatch.setattr(resumed.taker, "backward", lambda *arguments: given.append(arguments[-1]) or backward(*arguments))
+    backward = form.taker.backward
+    monkeypatch.setattr(form.keeper, "backward", None)
+    monkeypatch.setattr(form.taker, "backward", lambda *arguments: given.append(arguments[-1]) or backward(*arguments))
     written = [call(), call()]
     assert given[0] is given[1] and given[0].shape == (10, 7, 16 * 32)
     for copy, *gradients in written:
@@ -69,16 +91,43 @@ def test_what_is_timed_is_the_pass_and_a_copy_of_its_checkpoints(fixture: Fixtur
     assert len(addresses) == 10, "each call writes memory of its own, as long as what it returned is held"
 
 
+def test_states_of_the_forward_pass_ahead_are_at_hand_and_free(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    form, case = resumed(BEHIND, AHEAD), fixture.cases[0]
+    call = form.timed(case.inputs)
+    monkeypatch.setattr(form.keeper, "forward", None)
+    gradients = call()
+    assert len(gradients) == 4, "the pass alone"
+    for name, gradient in zip(("dq", "dk", "dv", "dinitial_state"), gradients, strict=True):
+        torch.testing.assert_close(gradient, case.expected[name].values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_that_is_handed_nothing_is_timed_from_its_inputs() -> None:
+    whole = Plan((Step(kernel="o", config=replace(stream("o").config, algorithm="sequential")),))
+    forward = replace(PROBLEM, direction="fwd")
+    assert Relay.of(BEHIND, PROBLEM, None) is Relay.of(BEHIND, PROBLEM, whole) is Relay.of(AHEAD, forward, AHEAD) is None
+
+
+def test_plans_that_are_cut_alike_by_chance_are_verified_where_they_are(fixture: Fixture) -> None:
+    problem = replace(PROBLEM, num_heads=5, seqlen=512)
+    plan = Plan(tuple(stream(name, programs=20) for name in ("dq", "dk", "dv")))
+    relay = Relay.of(plan, problem, Plan((stream("o", block_n=64, programs=20),)))
+    assert relay is not None
+    forms = Forms(load(render(problem, plan)), Resumed.load(relay))
+    (_, every), (_, served) = forms.launches(fixture.cases)
+    assert every == fixture.cases
+    assert [case.inputs.q.shape[2] for case in served] == [129], "in segments of 64 rows; of 401 rows, in 224 and 256"
+
+
 def test_the_runner_verifies_both_forms_and_times_the_one_that_is_given(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = GpuRunner(device=torch.device("cpu"), _fixture=fixture, _sets=[fixture.cases[0].inputs])
     module = load(render(PROBLEM, PLAN))
-    forms = Forms.load(PROBLEM, PLAN, render(PROBLEM, PLAN))
+    forms = Forms.load(PROBLEM, PLAN, render(PROBLEM, PLAN), None)
     assert runner._verify_all(forms, PLAN).ok
     ((copy, *_),) = [call() for call in forms.calls(runner._sets)]
     assert copy.shape == (10, 7, 16 * 32)
-    monkeypatch.setattr(Resumed, "backward", lambda self, *arguments: self.maker.backward(*arguments))
+    monkeypatch.setattr(Resumed, "launch", lambda self, inputs: inputs.launch(self.keeper))
     assert "outputs" in runner._verify_all(forms, PLAN).detail
     wrong = SimpleNamespace(backward=lambda *arguments: [x.zero_() for x in module.backward(*arguments)])
     assert runner._verify_all(replace(forms, alone=wrong), PLAN).detail.startswith("dq")

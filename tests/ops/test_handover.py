@@ -12,9 +12,9 @@ import torch
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
+from latune.codegen.kept import keeping, resuming
 from latune.config import Config
 from latune.ops import attention, dispatch, kernels, memo, reference
-from latune.ops.handover import keeping, resuming
 from latune.ops.replay import Replay
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem

@@ -69,7 +69,7 @@ def start(device_index: int) -> Callable[[Job], object]:
             case Describe():
                 return report(device_index)
             case Prepare():
-                prepared.append(f"{job.problem}")
+                prepared.append(f"{job.problem}{f' behind {job.ahead.outputs[0]}' if job.ahead else ''}")
                 return Ready()
             case Evaluate():
                 return evaluate(str(job.source))

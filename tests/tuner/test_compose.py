@@ -231,3 +231,42 @@ def test_a_chained_plan_stays_chained_where_it_fits(fake_builds: ModuleType) -> 
     variants = forward.variants(known)
     assert variants.pop() == known.unchained()
     assert variants and all(plan == plan.chained() for plan in variants)
+
+
+def behind(forward: Config, **shape: int) -> Composer:
+    """Composes backward plans of a few heads that run behind a forward plan of this config."""
+    backward = composer("bwd")
+    problem = replace(backward.problem, batch=1, num_heads=16, seqlen=16384, **shape)
+    return replace(backward, problem=problem, ahead=Plan((Step(kernel="o", config=forward),)))
+
+
+def test_behind_a_forward_plan_dq_is_raced_by_its_config_and_cut_as_it_is(fake_builds: ModuleType) -> None:
+    forward = fake_builds.config(algorithm="split", block_e=64, num_warps=4, num_stages=2, programs=128)
+    own = fake_builds.config(algorithm="scan", programs=128)
+    dkdv = Step(kernel="dkdv", config=fake_builds.config("plain", algorithm="split", block_d=None, block_e=None, programs=128))
+    known = Plan((Step(kernel="dq", config=own), dkdv))
+    cut_alike = replace(own.with_constexprs(BLOCK_E=64), algorithm="split")
+    for one in (forward, cut_alike):
+        plan = Plan((Step(kernel="dq", config=one), dkdv))
+        assert plan in behind(forward).variants(known)
+        assert plan not in replace(behind(forward), ahead=None).variants(known)
+        composed = behind(forward).compose({"dq": [own], "dkdv": [dkdv.config]})
+        assert plan in composed and plan.chained() in composed
+
+
+@pytest.mark.parametrize("algorithm", ["sequential", "remainder"])
+def test_dq_is_left_as_it_is_where_the_forward_plan_ahead_keeps_nothing(fake_builds: ModuleType, algorithm: str) -> None:
+    programs = {} if algorithm == "sequential" else {"programs": 128}
+    forward = fake_builds.config(algorithm=algorithm, **programs)
+    known = Plan(tuple(Step(kernel=name, config=default(composer("bwd"), name)) for name in ("dq", "dk", "dv")))
+    assert behind(forward).variants(known) == replace(behind(forward), ahead=None).variants(known)
+
+
+def test_dq_is_left_as_it_is_where_the_space_keeps_the_forward_config_out(fake_builds: ModuleType) -> None:
+    """At value head dims of 256 dq contracts 256 columns, for which the forward pass of 128 has no tile."""
+    forward = fake_builds.config(algorithm="split", block_e=256, programs=128)
+    wide = behind(forward, head_dim_v=256)
+    known = Plan(tuple(Step(kernel=name, config=default(composer("bwd"), name)) for name in ("dq", "dk", "dv")))
+    for plan in wide.variants(known):
+        for step in plan.steps:
+            assert wide.space(step.kernel).feasible(step.config, wide.problem, GPU, KERNELS[step.kernel]) is None

@@ -19,7 +19,7 @@ from latune.problem import Problem
 from latune.tuner import evaluators
 from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
 from latune.tuner.jobs import DeviceReport
-from latune.tuner.resumed import resumed_variants
+from latune.tuner.resumed import Relay
 
 GPU = find_gpu("h200")
 PROBLEM = Problem(
@@ -34,9 +34,11 @@ class Builds:
     fake_builds: ModuleType
     refused: set[Plan] = field(default_factory=set)
     prepared: list[Plan] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
         self.prepared += plans
+        self.problems += [problem] * len(plans)
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         if plan in self.refused:
@@ -53,18 +55,25 @@ class FakeWorker:
     races: int = 0
     race_fails: tuple[Plan, ...] = ()
     raced: list[Problem] = field(default_factory=list)
+    ahead: list[Plan | None] = field(default_factory=list)
 
     def device(self) -> DeviceReport:
         versions = (("torch", "2"), ("triton", "3"), ("cuda", "13"), ("driver", "600"))
         sizes = {"memory_bytes": 1, "l2_bytes": 1, "free_bytes": 1}
         return DeviceReport(title="fake", arch=90, sms=132, copy_gbps=4270.0, toolchain=versions, **sizes)
 
-    def evaluate(self, problem: Problem, plan: Plan, source: Source, *, give_up_above_ms: float | None) -> Measurement:
+    def evaluate(
+        self, problem: Problem, plan: Plan, source: Source, *, ahead: Plan | None, give_up_above_ms: float | None
+    ) -> Measurement:
         self.calls.append((plan, give_up_above_ms))
+        self.ahead.append(ahead)
         return ok(float(plan.steps[0].config.num_warps), samples=10)
 
-    def race(self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, rounds: int) -> list[Measurement]:
+    def race(
+        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, ahead: Plan | None, rounds: int
+    ) -> list[Measurement]:
         self.races += 1
+        self.ahead.append(ahead)
         self.raced.append(problem)
         fails = self.race_fails if self.races == 2 else ()
         return [
@@ -126,10 +135,30 @@ def test_static_evaluation_is_a_prediction(builds: Builds, plans: list[Plan]) ->
 
 def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds, fake_builds: ModuleType) -> None:
     problem = replace(PROBLEM, direction="bwd", head_dim_k=64, head_dim_v=64)
+    forward, segments = replace(problem, direction="fwd"), {"algorithm": "split", "programs": 256}
     walk = fake_builds.one("dqdkdv", fake_builds.config("plain", block_d=None, block_e=None))
-    other = fake_builds.one("dq", fake_builds.config("plain"))
-    MeasuredEvaluator(problem, GPU, builds, FakeWorker()).prepare([walk, other])
-    assert builds.prepared == [walk, other, *resumed_variants(walk, problem)]
+    whole, cut = (fake_builds.one("dq", fake_builds.config("plain", **one)) for one in ({}, segments))
+    MeasuredEvaluator(problem, GPU, builds, FakeWorker()).prepare([walk, whole, cut])
+    checkpoints = Relay.of(walk, problem, None)
+    assert builds.prepared == [walk, whole, cut, checkpoints.keeper, checkpoints.taker]
+    assert builds.problems == [problem] * 5
+    ahead = fake_builds.one("o", fake_builds.config("plain", **segments))
+    measured = MeasuredEvaluator(problem, GPU, builds, FakeWorker(), ahead)
+    builds.prepared.clear(), builds.problems.clear()
+    measured.prepare([whole, cut])
+    states = Relay.of(cut, problem, ahead)
+    assert builds.prepared == [whole, cut, states.keeper, states.taker]
+    assert builds.problems == [problem, problem, forward, problem]
+
+
+def test_backward_plans_are_judged_behind_the_forward_plan(builds: Builds, plans: list[Plan]) -> None:
+    worker, ahead = FakeWorker(), plans[2]
+    evaluate = MeasuredEvaluator(PROBLEM, GPU, builds, worker, ahead)
+    evaluate(plans[0])
+    evaluate.race_here(plans[:2])
+    evaluate.race(plans[:2])
+    evaluate.at(replace(PROBLEM, seqlen=1024)).race_here(plans[:2])
+    assert evaluate.ahead == ahead and len(worker.ahead) == 6 and set(worker.ahead) == {ahead}
 
 
 def test_equal_binaries_are_evaluated_once(builds: Builds, plans: list[Plan], fake_builds: ModuleType) -> None:

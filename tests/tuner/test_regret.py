@@ -33,6 +33,7 @@ class Judge:
     gpu: Gpu = field(default_factory=lambda: find_gpu("h200"))
     evidence: str = "measured"
     bandwidth_gbps: float = 4000.0
+    ahead: Plan | None = None
     races: list[list[Plan]] = field(default_factory=list)
     toolchain: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")

@@ -20,7 +20,7 @@ from latune.tuner import runner
 from latune.tuner.jobs import Prepare
 from latune.tuner.resumed import Forms
 from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
-from latune.tuner.verify import Verification
+from latune.tuner.verify import Fixture, Launch, Verification
 from latune.tuner.worker import Worker
 
 PROBLEM = Problem(
@@ -113,11 +113,13 @@ def test_toolchain_names_what_compiles_and_runs() -> None:
 def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def verify(module: object, _: Plan, fixture: object) -> Verification:
-        asked.append(str(module))
+    def verify(launch: Launch, _: Plan, fixture: Fixture) -> Verification:
+        module = launch.keywords["module"]
+        asked.append(module)
         return Verification(ok=module != "wrong", errors=(("o", 1e-3),))
 
-    undamaged = SimpleNamespace(damaged=lambda: False, timed=SimpleNamespace(inputs=SimpleNamespace(bytes=1)))
+    undamaged = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=SimpleNamespace(bytes=1)),), fingerprint=0)
+    monkeypatch.setattr(Fixture, "damaged", lambda self: False)
     monkeypatch.setattr(runner, "verify", verify)
     monkeypatch.setattr(runner, "prepare", lambda *_: undamaged)
     monkeypatch.setattr(runner, "input_sets", lambda *_: 1)

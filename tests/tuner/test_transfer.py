@@ -29,6 +29,7 @@ class Raced:
     evidence: str = "measured"
     gpu: Gpu = field(default_factory=lambda: find_gpu("h200"))
     bandwidth_gbps: float = 4000.0
+    ahead: Plan | None = None
     races: list[Sequence[Plan]] = field(default_factory=list)
     toolchain: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")

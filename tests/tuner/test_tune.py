@@ -36,6 +36,7 @@ class Landscape:
     gpu: Gpu = field(default_factory=lambda: find_gpu("a100"))
     evidence: str = "static"
     bandwidth_gbps: float = 2000.0
+    ahead: Plan | None = None
     batch: int = 4
     triton: str = "3.9.0"
     flat: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +17,7 @@ from latune.ops import reference
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner.cases import Inputs, timed_case
-from latune.tuner.verify import Fixture, Verification, poisoned_allocations, prepare, verify
+from latune.tuner.verify import Fixture, Launch, Verification, poisoned_allocations, prepare, verify
 
 CPU = torch.device("cpu")
 FWD = Problem(direction="fwd", decay="constant", dtype="bf16", batch=2, num_heads=3, seqlen=200, head_dim_k=16, head_dim_v=24)
@@ -86,7 +86,11 @@ class Module(SimpleNamespace):
 def verdict(name: str, spoil: Spoil, *, kernels: tuple[str, ...] | None = None) -> Verification:
     problem = PROBLEMS[name]
     chosen = plan(*(kernels or FORMS[problem.direction][0]))
-    return verify(Module(problem, chosen, spoil), chosen, fixture(name))  # type: ignore[arg-type]
+    return verify(launch_of(Module(problem, chosen, spoil)), chosen, fixture(name))
+
+
+def launch_of(module: object) -> Launch:
+    return partial(Inputs.launch, module=module)
 
 
 def leave(name: str, output: Tensor) -> None:
@@ -144,8 +148,8 @@ def test_wrong_first_row_of_a_head_without_decay_is_found_beside_large_later_row
     assert case.expected["o"].values[0, 0].abs().max() > 20 * case.expected["o"].values[0, 0, 0].abs().max()
     long = Fixture(problem=problem, cases=(case,), fingerprint=0)
     chosen = plan("o")
-    assert verify(Module(problem, chosen), chosen, long).ok  # type: ignore[arg-type]
-    verification = verify(Module(problem, chosen, spoil), chosen, long)  # type: ignore[arg-type]
+    assert verify(launch_of(Module(problem, chosen)), chosen, long).ok
+    verification = verify(launch_of(Module(problem, chosen, spoil)), chosen, long)
     assert verification.detail.startswith("o[0, 0, 0, ")
 
 
@@ -160,7 +164,7 @@ def test_rows_never_written_stay_poisoned() -> None:
             unwritten[:, :, :whole] = outputs["o"][:, :, :whole]
             return {"o": unwritten}
 
-    verification = verify(Ragged(FWD, plan("o")), plan("o"), fixture("fwd"))  # type: ignore[arg-type]
+    verification = verify(launch_of(Ragged(FWD, plan("o"))), plan("o"), fixture("fwd"))
     assert not verification.ok
     assert "got nan" in verification.detail
     assert "N=401" in verification.detail
@@ -183,7 +187,7 @@ def test_a_forgotten_scale_is_wrong() -> None:
         def rounded(self, call: Inputs) -> dict[str, Tensor]:
             return super().rounded(replace(call, scale=1.0))
 
-    assert not verify(Unscaled(FWD, plan("o")), plan("o"), fixture("fwd")).ok  # type: ignore[arg-type]
+    assert not verify(launch_of(Unscaled(FWD, plan("o"))), plan("o"), fixture("fwd")).ok
 
 
 @pytest.mark.parametrize("slope", range(1, 5))
@@ -200,9 +204,9 @@ def test_a_head_of_any_decay_counts(slope: int) -> None:
 def test_wrong_form_is_said_plainly() -> None:
     chosen = plan("o")
     wide = SimpleNamespace(forward=lambda *arguments: tuple(o.float() for o in Module(FWD, chosen).run(*arguments)))
-    assert "o: expected shape and dtype" in verify(wide, chosen, fixture("fwd")).detail  # type: ignore[arg-type]
+    assert "o: expected shape and dtype" in verify(launch_of(wide), chosen, fixture("fwd")).detail
     none = SimpleNamespace(forward=lambda *arguments: ())
-    assert "expected 1 outputs (o), got 0" in verify(none, chosen, fixture("fwd")).detail  # type: ignore[arg-type]
+    assert "expected 1 outputs (o), got 0" in verify(launch_of(none), chosen, fixture("fwd")).detail
 
 
 def test_cases_cover_slopes_layouts_and_tails() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from latune.config import Config
 from latune.errors import WorkerError
 from latune.measurement import Measurement
-from latune.plan import Plan
+from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.worker import Worker
 
@@ -74,6 +75,14 @@ def test_process_persists_and_prepares_a_problem_once(worker: Worker) -> None:
     assert served_by(first) == served_by(second) != os.getpid()
     assert first.detail == second.detail
     assert first.detail.endswith(f"prepared {PROBLEM}")
+
+
+def test_a_problem_is_prepared_anew_behind_another_forward_plan(worker: Worker) -> None:
+    ahead = Plan((Step(kernel="o", config=Config.of("sequential")),))
+    for _ in range(2):
+        behind = worker.evaluate(PROBLEM, PLAN, "fine", ahead=ahead)  # type: ignore[arg-type]
+        assert behind.detail.endswith(f"prepared {PROBLEM} behind o")
+    assert evaluate(worker, "fine").detail.endswith(f"behind o; {PROBLEM}")
 
 
 def test_a_successor_stands_by_and_takes_over(worker: Worker) -> None:

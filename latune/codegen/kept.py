@@ -1,0 +1,28 @@
+"""What a forward plan keeps for the backward plan behind it: states of the segments of a cut sequence, or checkpoints."""
+
+from __future__ import annotations
+
+from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints
+from latune.codegen.segment_states import given_states, keeping_states
+from latune.plan import Plan
+from latune.problem import Problem
+
+
+def keeping(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
+    """The forward plan that returns as well what ``backward`` can start from; None where it has nothing of that kind.
+
+    Args:
+        problem: of either direction.
+    """
+    return keeping_checkpoints(forward, backward, problem) if backward.reads_checkpoints else keeping_states(forward)
+
+
+def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
+    """The backward plan that starts from what ``kept`` returned; None where it has no use for that.
+
+    Args:
+        kept: of ``keeping``, perhaps for another backward plan.
+        problem: of either direction.
+    """
+    given = given_checkpoints if backward.reads_checkpoints else given_states
+    return given(backward, kept, problem)
