@@ -31,8 +31,8 @@ from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Problem
-from latune.tuner.ahead import plan_ahead
 from latune.tuner.regret import Regret, regret_of
+from latune.tuner.serving import plan_ahead
 from latune.tuner.target import Target, open_target
 from latune.tuner.tune import Settings
 

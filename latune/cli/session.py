@@ -22,8 +22,8 @@ from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
-from latune.tuner.ahead import plan_ahead
 from latune.tuner.jobs import DeviceReport
+from latune.tuner.serving import plan_ahead
 from latune.tuner.target import Target
 from latune.tuner.transfer import TRANSFERRED, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem

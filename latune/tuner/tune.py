@@ -16,11 +16,11 @@ from latune.errors import LatuneError
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
-from latune.tuner.ahead import plan_ahead
 from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
 from latune.tuner.search import SearchResult, TrialEvent, search
+from latune.tuner.serving import plan_ahead
 from latune.tuner.target import open_target
 
 # Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn

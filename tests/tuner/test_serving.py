@@ -1,4 +1,4 @@
-"""Which forward plan a backward plan is judged behind."""
+"""What serves a problem, and which forward plan a backward plan is judged behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latune.measurement import Measurement
 from latune.ops.dispatch import resolve
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.ahead import plan_ahead
+from latune.tuner.serving import plan_ahead
 
 GPU = find_gpu("h200")
 BACKWARD = Problem(
