@@ -36,6 +36,19 @@ def given_states(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
 
 
+def kept_form(forward: Plan, problem: Problem) -> tuple[str, ...]:
+    """All that a backward plan's time depends on of the states that ``forward`` leaves to it; empty where it leaves none.
+
+    Args:
+        problem: of either direction.
+    """
+    (step,) = forward.steps
+    rows = Partition(problem=problem, step=step).segment_rows if step.config.algorithm in _ALGORITHMS else problem.seqlen
+    if rows >= problem.seqlen:
+        return ()
+    return step.config.algorithm, f"{rows}rows", dict(step.config.choices)["state_layout"]
+
+
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
     if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
         return False

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -163,6 +164,23 @@ def test_other_problems_seeds_and_toolchains_have_other_studies() -> None:
     }
     assert len(names) == 5
     assert study_name(FORWARD, Landscape(), 0) == study_name(FORWARD, Landscape(), 0)
+
+
+def test_a_study_is_of_what_the_forward_plan_ahead_hands_over_and_of_no_more(fake_builds: ModuleType) -> None:
+    problem = replace(BACKWARD, batch=1, num_heads=8, seqlen=4096)
+
+    def named(**changes: object) -> str:
+        config = fake_builds.config(**{"algorithm": "split", "block_d": 64, "block_e": 64, "programs": 64, **changes})
+        return study_name(problem, Landscape(ahead=fake_builds.one("o", config)), 0)
+
+    alone = study_name(problem, Landscape(), 0)
+    assert named() == named(num_stages=2, num_warps=4, block_n=32) == named(block_e=32, programs=128)
+    others = {named(), named(programs=128), named(algorithm="scan"), named(layout="plain"), alone}
+    assert len(others) == 5
+    assert named(algorithm="sequential") == named(programs=8) == named(algorithm="remainder") == alone, "nothing is handed over"
+
+
+def test_a_study_has_a_name_that_a_database_takes() -> None:
     assert study_name(FORWARD, Landscape(triton="3.6.0+git"), 0).replace("-", "").replace(".", "").replace("_", "").isalnum()
 
 
