@@ -43,19 +43,23 @@ def kept_form(forward: Plan, problem: Problem) -> tuple[str, ...]:
         problem: of either direction.
     """
     (step,) = forward.steps
-    rows = Partition(problem=problem, step=step).segment_rows if step.config.algorithm in _ALGORITHMS else problem.seqlen
-    if rows >= problem.seqlen:
-        return ()
-    return step.config.algorithm, f"{rows}rows", dict(step.config.choices)["state_layout"]
+    rows = _segment_rows(step, problem)
+    return () if rows is None else (step.config.algorithm, f"{rows}rows", dict(step.config.choices)["state_layout"])
 
 
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:
-    if step.kernel != "dq" or step.config.algorithm not in _ALGORITHMS:
+    if step.kernel != "dq" or "segment_states" not in dict(keeper.config.choices):
         return False
-    if "segment_states" not in dict(keeper.config.choices):
-        return False
-    rows = [Partition(problem=problem, step=one).segment_rows for one in (step, keeper)]
-    return rows[0] == rows[1] < problem.seqlen
+    rows = _segment_rows(step, problem)
+    return rows is not None and rows == _segment_rows(keeper, problem)
+
+
+def _segment_rows(step: Step, problem: Problem) -> int | None:
+    """Of a step that cuts every head alike; None of others, and where a segment holds all rows."""
+    if step.config.algorithm not in _ALGORITHMS:
+        return None
+    rows = Partition(problem=problem, step=step).segment_rows
+    return rows if rows < problem.seqlen else None
 
 
 def _given(step: Step, keeper: Step) -> Step:
