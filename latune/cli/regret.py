@@ -32,7 +32,6 @@ from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Problem
 from latune.tuner.regret import Regret, regret_of
-from latune.tuner.serving import plan_ahead
 from latune.tuner.target import Target, open_target
 from latune.tuner.tune import Settings
 
@@ -96,8 +95,7 @@ def regret(
 
 
 def _measure(problem: Problem, served: Resolution, target: Target, settings: Settings) -> Regret:
-    evaluate = target.evaluator(problem, plan_ahead(problem, target.gpu))
-    return regret_of(problem, served, evaluate, settings, starts=starts_of(problem, target.gpu))
+    return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
 
 
 def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:

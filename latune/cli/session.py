@@ -23,7 +23,6 @@ from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
-from latune.tuner.serving import plan_ahead
 from latune.tuner.target import Target
 from latune.tuner.transfer import TRANSFERRED, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
@@ -121,9 +120,14 @@ class Session:
             for problem in problems
         }
         unknown = {problem: entry for problem, entry in served.items() if entry is None or entry.evidence in poorer}
-        # What was transferred longest ago comes first of those, so that the same command goes on where it was stopped.
+        # What was transferred longest ago comes first of those, so that the same command goes on where it was stopped. Both
+        # directions stay together, in their order: backward plans are judged behind the forward one.
         again = {problem: entry.tuned_at for problem, entry in unknown.items() if entry and entry.evidence == TRANSFERRED}
-        return sorted(unknown, key=lambda problem: again.get(problem, ""))
+        oldest: dict[Problem, str] = {}
+        for problem in unknown:
+            both, age = replace(problem, direction="fwd"), again.get(problem, "")
+            oldest[both] = min(oldest.get(both, age), age)
+        return sorted(unknown, key=lambda problem: oldest[replace(problem, direction="fwd")])
 
     @property
     def _folders(self) -> list[Path]:
@@ -142,8 +146,7 @@ class Session:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
         try:
             starts = starts_of(problem, self.target.gpu, self._folders)
-            ahead = plan_ahead(problem, self.target.gpu, self._folders)
-            tuned = tuned_by(evaluate=self.target.evaluator(problem, ahead), starts=starts)
+            tuned = tuned_by(evaluate=self.target.evaluator(problem, self._folders), starts=starts)
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from latune.plan import KERNELS, Plan
 from latune.problem import Problem
 from latune.tuner.serving import serving_plan
 
-# Winners of neighbouring buckets that are tried early; when nothing is searched they are all that is tried.
+# Winners of neighbouring buckets that are tried early; when nothing is searched all that is tried comes of them and of dq.
 _STARTS = 6
 
 

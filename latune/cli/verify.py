@@ -127,7 +127,8 @@ def _verdict(entry: Entry, target: Target) -> Verdict:
 def _run(entry: Entry, target: Target) -> Verdict:
     assert target.worker is not None, "the caller has asked"
     problem = entry.problem
-    measurement = target.worker.evaluate(problem, entry.plan, render(problem, entry.plan))
+    source = render(problem, entry.plan)
+    measurement = target.worker.evaluate(problem, entry.plan, source, ahead=target.ahead(problem))
     detail = measurement.detail or f"{measurement.median_ms:.4g} ms now"
     return Verdict(entry=entry, verdict=measurement.outcome, detail=detail, errors=measurement.errors)
 

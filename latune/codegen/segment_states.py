@@ -36,7 +36,7 @@ def given_states(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
 
 
-def kept_form(forward: Plan, problem: Problem) -> tuple[str, ...]:
+def states_key(forward: Plan, problem: Problem) -> tuple[str, ...]:
     """All that a backward plan's time depends on of the states that ``forward`` leaves to it; empty where it leaves none.
 
     Args:

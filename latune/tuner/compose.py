@@ -24,8 +24,6 @@ Spaces = Mapping[str, Space]
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq"}
 _PLANS_OF_A_FORM = 5
-# What of a config says which segments its sequence is cut into, together with the algorithm.
-_CUT = ("BLOCK_E", "PROGRAMS")
 _CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
 # Between values of PROGRAMS that search spaces know.
@@ -91,8 +89,8 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; the plan with its launches chained, or not; cut as the forward plan ahead; and the first starts of the other
-        forms.
+        pipeline; the plan with its launches chained, or not; with dq as the forward plan ahead is, or cut like it; and the
+        first starts of the other forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -156,15 +154,20 @@ class Composer:
         """The plan with dq by the forward config ahead, or only cut as that is: so that dq is given the segments' states."""
         if self.ahead is None:
             return []
-        (forward,) = (step.config for step in self.ahead.steps)
-        cut = {name: value for name, value in forward.constexprs if name in _CUT}
+        (forward,) = self.ahead.steps
+        values = dict(forward.config.constexprs)
+        if "PROGRAMS" not in values:
+            return []
+        slices = [Partition(problem=self.problem, step=replace(forward, kernel=name)).num_splits for name in ("o", "dq")]
+        programs = values["PROGRAMS"] * slices[1] // slices[0]
+        cut = {"BLOCK_N": values["BLOCK_N"], "BLOCK_E": values["BLOCK_E"], "PROGRAMS": programs}
 
         def changed(change: Callable[[Config], Config]) -> Plan:
             return _mapped(plan, lambda kernel, own: change(own) if kernel == "dq" else own)
 
-        cut_alike = changed(lambda own: replace(own.with_constexprs(**cut), algorithm=forward.algorithm))
-        others = [changed(lambda own: forward), cut_alike]
-        return [other for other in others if other != plan and self._is_given(other) and self._allows(other)]
+        by_forward = changed(lambda own: forward.config.with_constexprs(PROGRAMS=programs))
+        cut_alike = changed(lambda own: replace(own.with_constexprs(**cut), algorithm=forward.config.algorithm))
+        return [other for other in (by_forward, cut_alike) if self._is_given(other) and self._allows(other)]
 
     def _is_given(self, plan: Plan) -> bool:
         """Whether its dq starts from what the forward plan ahead keeps."""

@@ -44,7 +44,7 @@ class Evaluator(Protocol):
         gpu: the GPU it judges for.
         evidence: ``measured`` or ``static``.
         bandwidth_gbps: what the roof is drawn from: the measured copy bandwidth, or the catalogue's.
-        ahead: the forward plan that backward plans are judged behind, from what that keeps for them; None: from their inputs.
+        ahead: the forward plan that backward plans are judged behind, from what that keeps for them; None: not known.
     """
 
     gpu: Gpu

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from latune.cache.entry import Entry, utc_now
 from latune.codegen.render import plan_sha256
-from latune.codegen.segment_states import kept_form
+from latune.codegen.segment_states import states_key
 from latune.codegen.templates import templates_sha256
 from latune.measurement import Measurement
 from latune.plan import Plan
@@ -85,7 +85,7 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
     # torch, CUDA and driver have no part in what is only compiled.
     drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
     versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, templates_sha256()[:8]]
-    handed = kept_form(evaluate.ahead, problem) if evaluate.ahead else ()
+    handed = states_key(evaluate.ahead, problem) if evaluate.ahead else ()
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, *handed, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))
 

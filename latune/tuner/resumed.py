@@ -30,7 +30,7 @@ class Relay:
 
     Attributes:
         problem: of the backward plan.
-        keeper: the forward plan ahead or, of a plan that reads checkpoints, that plan itself: any forward pass can keep these.
+        keeper: the forward plan ahead or, of a plan that reads checkpoints, that plan itself, which keeps the same.
         taker: the backward plan, given what ``keeper`` returns last.
         keeper_is_ahead: it is the forward plan.
     """
@@ -45,14 +45,16 @@ class Relay:
         """The relay of a backward plan; None where it starts from its inputs alone.
 
         Args:
-            ahead: the forward plan that runs before it; None: not known.
+            ahead: the forward plan that runs before it; None: not known, and any that a plan needs for its checkpoints.
         """
+        kept = None if ahead is None or problem.direction == "fwd" else keeping(ahead, plan, problem)
         if plan.reads_checkpoints:
+            if ahead is not None and kept is None:
+                return None
             keeper = keeping_own_checkpoints(plan)
             taker = given_checkpoints(plan, keeper, problem)
             assert taker is not None, "a plan's own checkpoints are of its own rows"
             return cls(problem=problem, keeper=keeper, taker=taker, keeper_is_ahead=False)
-        kept = None if ahead is None or problem.direction == "fwd" else keeping(ahead, plan, problem)
         taken = None if kept is None else resuming(plan, kept, problem)
         if kept is None or taken is None:
             return None

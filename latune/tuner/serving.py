@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from latune import paths
 from latune.cache.resolve import resolve
-from latune.cache.store import read_cache
+from latune.cache.store import read_entries
 from latune.codegen.load import generated_sha256
 from latune.gpu import Gpu
 from latune.plan import Plan
@@ -15,21 +15,10 @@ from latune.problem import Problem
 
 
 def serving_plan(problem: Problem, gpu: Gpu, folders: Sequence[Path] = ()) -> Plan:
-    """What the dispatcher would run.
-
-    Args:
-        folders: cache files here come before those that the dispatcher reads, if they hold the very bucket.
-    """
-    own = read_cache(gpu, folders).entries.get(problem.bucket()) if folders else None
-    if own is not None and own.is_current(generated_sha256):
-        return own.plan
+    """What the dispatcher would run if it read the cache files in ``folders`` before its own."""
+    roots = [*folders, paths.user_cache(), paths.shipped_cache()]
+    exact = read_entries(gpu, roots).get(problem.bucket(), ()) if folders else ()
+    for entry in exact:
+        if entry.is_current(generated_sha256):
+            return entry.plan
     return resolve(problem.padded(), gpu, plan_sha256=generated_sha256).plan
-
-
-def plan_ahead(problem: Problem, gpu: Gpu, folders: Sequence[Path] = ()) -> Plan | None:
-    """The forward plan that a backward plan runs behind; None of a forward problem.
-
-    Args:
-        folders: as in ``serving_plan``.
-    """
-    return serving_plan(replace(problem, direction="fwd"), gpu, folders) if problem.direction == "bwd" else None

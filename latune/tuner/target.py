@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from latune.errors import BuildError, RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator
+from latune.tuner.serving import serving_plan
 from latune.tuner.worker import Worker
 
 STATIC_GPU = "a100"
@@ -33,15 +36,31 @@ class Target:
     def evidence(self) -> str:
         return "static" if self.worker is None else "measured"
 
-    def evaluator(self, problem: Problem, ahead: Plan | None = None) -> Evaluator:
-        """What judges plans of the problem.
+    def evaluator(self, problem: Problem, folders: Sequence[Path] = ()) -> Evaluator:
+        """What judges plans of the problem: measured, behind what is ``ahead``; the static model knows nothing of that.
 
         Args:
-            ahead: the forward plan that measured backward plans run behind; the static model knows nothing of it.
+            folders: as in ``ahead``.
         """
         if self.worker is None:
             return StaticEvaluator(problem, self.gpu, self.builder)
-        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, ahead)
+        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, self.ahead(problem, folders))
+
+    def ahead(self, problem: Problem, folders: Sequence[Path] = ()) -> Plan | None:
+        """The forward plan that a backward problem's plans run behind; None of a forward problem, or if it does not compile.
+
+        Args:
+            folders: where cache files are that come before those that the dispatcher reads.
+        """
+        if problem.direction == "fwd":
+            return None
+        forward = replace(problem, direction="fwd")
+        plan = serving_plan(forward, self.gpu, folders)
+        try:
+            self.builder(forward, plan, self.gpu)
+        except (BuildError, RenderError):
+            return None
+        return plan
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from latune.tuner.compose import Composer, Spaces, all_spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
 from latune.tuner.search import SearchResult, TrialEvent, search
-from latune.tuner.serving import plan_ahead
 from latune.tuner.target import open_target
 
 # Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
@@ -104,8 +103,7 @@ def tune(
     if evaluate is not None:
         return tune_problem(problem, space, evaluate, settings, starts=starts, on_trial=on_trial).entry
     with open_target(gpu, seed=seed) as target:
-        measured = target.evaluator(problem, plan_ahead(problem, target.gpu))
-        return tune_problem(problem, space, measured, settings, starts=starts, on_trial=on_trial).entry
+        return tune_problem(problem, space, target.evaluator(problem), settings, starts=starts, on_trial=on_trial).entry
 
 
 def tune_problem(

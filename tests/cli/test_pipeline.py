@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from latune import paths
+from latune.cache.entry import DeviceCache
 from latune.cache.store import read_file
 from latune.cli import closing, session
 from latune.cli.main import cli
@@ -165,14 +167,46 @@ def test_transfer_passes_over_what_was_transferred_unless_it_begins_anew(cache):
     asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
     assert asking._unknown(problems) == asking._unknown(problems, transferred=True) == problems
     _edit(cache, _of_evidence("transferred"))
-    times = {entry.problem: entry.tuned_at for entry in _entries(cache)}
     assert asking._unknown(problems) == []
-    again = asking._unknown(problems, transferred=True)
-    assert set(again) == set(problems) and again == sorted(again, key=times.__getitem__)
+    assert set(asking._unknown(problems, transferred=True)) == set(problems)
     static = session.Session(target=SimpleNamespace(gpu=A100, evidence="static"), output=None)
     assert static._unknown(problems, transferred=True) == [], "a model's answer would not replace a measured one"
     _edit(cache, _of_evidence("measured"))
     assert asking._unknown(problems, transferred=True) == []
+
+
+def test_what_was_transferred_longest_ago_comes_first_and_forward_before_its_backward(cache):
+    _edit(cache, _of_evidence("transferred"))
+    days = {("fwd", 256): 3, ("bwd", 256): 2, ("fwd", 512): 1, ("bwd", 512): 4}
+    entries = [
+        replace(
+            entry,
+            bucket=replace(entry.bucket, seqlen=seqlen),
+            seqlen=seqlen,
+            tuned_at=f"2026-01-0{days[entry.bucket.direction, seqlen]}T00:00:00Z",
+        )
+        for seqlen in (256, 512)
+        for entry in sorted(_entries(cache), key=lambda entry: entry.bucket.direction, reverse=True)
+    ]
+    cache.write_text(DeviceCache.of(A100, entries).to_text(), encoding="utf-8")
+    asked = [entry.problem for entry in entries]
+    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
+    again = [(problem.direction, problem.seqlen) for problem in asking._unknown(asked, transferred=True)]
+    assert again == [("fwd", 512), ("bwd", 512), ("fwd", 256), ("bwd", 256)]
+
+
+def test_plans_are_judged_beside_what_the_output_folder_holds(cache, tmp_path, monkeypatch):
+    asked = []
+
+    def evaluator(problem, folders):
+        asked.append((problem, folders))
+        raise LatuneError("enough")
+
+    one = session.Session(target=SimpleNamespace(gpu=A100, evaluator=evaluator), output=tmp_path)
+    monkeypatch.setattr(session, "starts_of", lambda *_: [])
+    problem, *_ = (entry.problem for entry in _entries(cache))
+    one._add(problem, lambda **_: None)
+    assert asked == [(problem, [tmp_path])] and one.failed == {problem: "enough"}
 
 
 def test_transfer_takes_no_options_of_a_search(run):

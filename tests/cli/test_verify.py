@@ -13,6 +13,7 @@ from latune.cache.store import write_entries
 from latune.cli import verify as command
 from latune.codegen.render import plan_sha256
 from latune.codegen.space import load_space
+from latune.config import Config
 from latune.gpu import find_gpu
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan, Step
@@ -22,6 +23,8 @@ H200 = find_gpu("h200")
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=4, seqlen=256, head_dim_k=64, head_dim_v=64
 )
+
+AHEAD = Plan((Step(kernel="o", config=Config.of("split")),))
 
 
 def _entry(seqlen: int) -> Entry:
@@ -51,11 +54,11 @@ def measured(own_cache, monkeypatch):
         256: Measurement(outcome="ok", median_ms=0.1, samples=9, errors=(("o", 0.002),)),
         1024: Measurement(outcome="wrong_result", detail="o[0]: expected 1, got 2"),
     }
-    worker = SimpleNamespace(evaluate=lambda problem, plan, source: answers[problem.seqlen])
+    worker = SimpleNamespace(evaluate=lambda problem, plan, source, ahead: answers[problem.seqlen] if ahead == AHEAD else None)
 
     @contextmanager
     def open_target(name, workers):
-        yield SimpleNamespace(gpu=H200, builder=None, worker=worker)
+        yield SimpleNamespace(gpu=H200, builder=None, worker=worker, ahead=lambda problem: AHEAD)
 
     monkeypatch.setattr(command, "open_target", open_target)
     return answers

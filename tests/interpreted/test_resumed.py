@@ -1,4 +1,4 @@
-"""A plan that reads checkpoints, verified and timed as it runs in training."""
+"""Backward plans that read what a forward pass has kept, verified and timed as they run in training."""
 
 from __future__ import annotations
 
@@ -105,6 +105,15 @@ def test_a_plan_that_is_handed_nothing_is_timed_from_its_inputs() -> None:
     whole = Plan((Step(kernel="o", config=replace(stream("o").config, algorithm="sequential")),))
     forward = replace(PROBLEM, direction="fwd")
     assert Relay.of(BEHIND, PROBLEM, None) is Relay.of(BEHIND, PROBLEM, whole) is Relay.of(AHEAD, forward, AHEAD) is None
+
+
+def test_a_walk_whose_checkpoints_the_forward_plan_cannot_keep_is_timed_from_its_inputs() -> None:
+    whole, longer = (
+        Plan((replace(step, config=replace(step.config, algorithm="sequential")),))
+        for step in (stream("o"), stream("o", block_n=128))
+    )
+    assert Relay.of(PLAN, PROBLEM, whole) == Relay.of(PLAN, PROBLEM, None)
+    assert Relay.of(PLAN, PROBLEM, longer) is None, "checkpoints are 64 rows apart"
 
 
 def test_plans_that_are_cut_alike_by_chance_are_verified_where_they_are(fixture: Fixture) -> None:

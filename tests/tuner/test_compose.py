@@ -262,6 +262,26 @@ def test_dq_is_left_as_it_is_where_the_forward_plan_ahead_keeps_nothing(fake_bui
     assert behind(forward).variants(known) == replace(behind(forward), ahead=None).variants(known)
 
 
+@pytest.mark.parametrize(("d", "e", "programs"), [(64, 128, 64), (128, 128, 128)])
+def test_dq_has_as_many_segments_as_the_forward_plan_ahead_whatever_its_slices(
+    fake_builds: ModuleType, d: int, e: int, programs: int
+) -> None:
+    forward = fake_builds.config(algorithm="split", block_d=d, block_e=64, num_stages=2, programs=128)
+    backward = behind(forward, head_dim_k=d, head_dim_v=e)
+    own = fake_builds.config(algorithm="scan", block_d=e, block_e=64, block_n=32, programs=256)
+    dkdv = Step(kernel="dkdv", config=fake_builds.config("plain", block_d=None, block_e=None))
+    cut_alike = replace(own.with_constexprs(PROGRAMS=programs, BLOCK_N=64), algorithm="split")
+    assert Plan((Step(kernel="dq", config=cut_alike), dkdv)) in backward.variants(Plan((Step(kernel="dq", config=own), dkdv)))
+
+
+def test_every_form_is_raced_behind_the_forward_plan(fake_builds: ModuleType) -> None:
+    forward = fake_builds.config(algorithm="split", block_e=64, num_warps=4, num_stages=2, programs=128)
+    dkdv = fake_builds.config("plain", algorithm="split", block_d=None, block_e=None, programs=128)
+    plans = behind(forward).compose({"dq": [fake_builds.config(algorithm="scan", programs=128)], "dkdv": [dkdv]})
+    by_forward = {kernels(plan) for plan in plans if Step(kernel="dq", config=forward) in plan.steps}
+    assert by_forward == {("dq", "dkdv"), ("dq", "dk", "dv")}
+
+
 def test_dq_is_left_as_it_is_where_the_space_keeps_the_forward_config_out(fake_builds: ModuleType) -> None:
     """At value head dims of 256 dq contracts 256 columns, for which the forward pass of 128 has no tile."""
     forward = fake_builds.config(algorithm="split", block_e=256, programs=128)

@@ -17,7 +17,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner import runner
-from latune.tuner.jobs import Prepare
+from latune.tuner.jobs import Evaluate, Prepare, Race
 from latune.tuner.resumed import Forms
 from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
 from latune.tuner.verify import Fixture, Launch, Verification
@@ -194,3 +194,46 @@ def test_race_ties_a_module_with_itself_and_refuses_a_wrong_one(worker: Worker) 
     assert first.ok
     assert second.ok
     assert first.median_ms == pytest.approx(second.median_ms, rel=0.05)
+
+
+def test_candidates_are_loaded_behind_the_forward_plan_that_the_problem_was_prepared_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind: list[Plan | None] = []
+    damaged = iter([True, True, False, False, False])
+
+    def load(problem: Problem, one: Plan, text: Source, ahead: Plan | None) -> Forms:
+        behind.append(ahead)
+        return Forms(text)
+
+    fixture = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=SimpleNamespace(bytes=1)),), fingerprint=0)
+    monkeypatch.setattr(Fixture, "damaged", lambda self: next(damaged))
+    monkeypatch.setattr(Forms, "load", load)
+    monkeypatch.setattr(runner, "verify", lambda *_: Verification(ok=False, errors=()))
+    monkeypatch.setattr(runner, "prepare", lambda *_: fixture)
+    monkeypatch.setattr(runner, "input_sets", lambda *_: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    here, ahead = GpuRunner(device=torch.device("cpu")), plan("o")
+    here(Prepare(problem=PROBLEM, seed=0, ahead=ahead))
+    for _ in range(2):
+        assert here(Evaluate(plan=plan("dq"), source=source("a"), give_up_above_ms=None)).outcome == "wrong_result"
+    assert here(Race(candidates=((plan("dq"), source("b")),), rounds=1, seed=0))[0].measurement.outcome == "wrong_result"
+    assert behind == [ahead] * 3, "after inputs that were written over have been made anew, too"
+    here(Prepare(problem=PROBLEM, seed=0))
+    here(Evaluate(plan=plan("dq"), source=source("a"), give_up_above_ms=None))
+    assert behind.pop() is None
+
+
+def test_the_errors_of_a_candidate_are_the_largest_of_its_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"alone": (("dq", 2e-3), ("dk", 1e-3)), "given": (("dq", 1e-3), ("dk", 3e-3))}
+    cases = {"alone": ("a", "b"), "given": ("b",)}
+    monkeypatch.setattr(Forms, "launches", lambda self, every: cases.items())
+
+    def verify(form: str, _: Plan, fixture: Fixture) -> Verification:
+        assert fixture.cases == cases[form]
+        return Verification(ok=True, errors=seen[form])
+
+    monkeypatch.setattr(runner, "verify", verify)
+    here = GpuRunner(device=torch.device("cpu"), _fixture=Fixture(problem=PROBLEM, cases=("a", "b"), fingerprint=0))
+    assert here._verify_all(Forms(None), plan("dq")).errors == (("dq", 2e-3), ("dk", 3e-3))

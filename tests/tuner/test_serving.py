@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from latune.cache.entry import TOOLCHAIN, Entry, Resources
 from latune.cache.store import write_entries
 from latune.codegen.render import plan_sha256
-from latune.gpu import find_gpu
+from latune.errors import BuildError
+from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.ops.dispatch import resolve
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.serving import plan_ahead
+from latune.tuner.serving import serving_plan
+from latune.tuner.target import Target
 
 GPU = find_gpu("h200")
 BACKWARD = Problem(
     direction="bwd", decay="constant", dtype="bf16", batch=2, num_heads=16, seqlen=4096, head_dim_k=128, head_dim_v=128
 )
 FORWARD = replace(BACKWARD, direction="fwd")
-LONGER = replace(BACKWARD, seqlen=2 * BACKWARD.seqlen)
+LONGER = replace(FORWARD, seqlen=2 * FORWARD.seqlen)
 
 
 @pytest.fixture(autouse=True)
@@ -56,24 +58,50 @@ def entry(plan: Plan) -> Entry:
 
 
 def test_it_is_what_the_dispatcher_would_run(plans: list[Plan]) -> None:
-    assert plan_ahead(BACKWARD, GPU) == resolve(FORWARD, GPU).plan, "the default of the search space"
+    assert serving_plan(FORWARD, GPU) == resolve(FORWARD, GPU).plan, "the default of the search space"
     write_entries(GPU, [entry(plans[0])])
-    assert plan_ahead(BACKWARD, GPU) == plan_ahead(LONGER, GPU) == plans[0]
-
-
-def test_a_forward_pass_has_none() -> None:
-    assert plan_ahead(FORWARD, GPU) is None
+    assert serving_plan(FORWARD, GPU) == serving_plan(LONGER, GPU) == plans[0]
+    narrow = replace(FORWARD, head_dim_k=120)
+    assert serving_plan(narrow, GPU) == plans[0], "as it is padded"
 
 
 def test_the_folder_that_is_written_to_comes_first_where_it_has_the_very_bucket(plans: list[Plan], tmp_path: Path) -> None:
     folder = tmp_path / "output"
     write_entries(GPU, [entry(plans[0])])
     write_entries(GPU, [entry(plans[1])], folder)
-    assert plan_ahead(BACKWARD, GPU, [folder]) == plans[1]
-    assert plan_ahead(BACKWARD, GPU) == plan_ahead(LONGER, GPU, [folder]) == plans[0]
+    assert serving_plan(FORWARD, GPU, [folder]) == plans[1]
+    assert serving_plan(FORWARD, GPU) == serving_plan(LONGER, GPU, [folder]) == plans[0]
 
 
-def test_what_is_out_of_date_in_that_folder_serves_nothing(plans: list[Plan], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"template_sha256": "0" * 64}, {"evidence": "static"}])
+def test_what_is_out_of_date_or_predicted_in_that_folder_does_not(plans: list[Plan], tmp_path: Path, change: dict) -> None:
     write_entries(GPU, [entry(plans[0])])
-    write_entries(GPU, [replace(entry(plans[1]), template_sha256="0" * 64)], tmp_path / "output")
-    assert plan_ahead(BACKWARD, GPU, [tmp_path / "output"]) == plans[0]
+    unmeasured = Measurement(outcome="ok", median_ms=0.3) if "evidence" in change else entry(plans[1]).measurement
+    write_entries(GPU, [replace(entry(plans[1]), measurement=unmeasured, **change)], tmp_path / "output")
+    assert serving_plan(FORWARD, GPU, [tmp_path / "output"]) == plans[0]
+
+
+def target(refused: Plan | None = None) -> Target:
+    """Of a GPU in this machine whose compiler refuses one plan."""
+
+    def build(problem: Problem, plan: Plan, gpu: Gpu) -> None:
+        assert problem == FORWARD
+        if plan == refused:
+            raise BuildError("o_kernel does not compile: refused")
+
+    worker = SimpleNamespace(device=lambda: SimpleNamespace(copy_gbps=4000.0))
+    return Target(gpu=GPU, builder=build, worker=worker)  # type: ignore[arg-type]
+
+
+def test_measured_backward_plans_are_judged_behind_it(plans: list[Plan], tmp_path: Path) -> None:
+    write_entries(GPU, [entry(plans[0])])
+    write_entries(GPU, [entry(plans[1])], tmp_path)
+    assert target().evaluator(BACKWARD).ahead == target().ahead(BACKWARD) == plans[0]
+    assert target().evaluator(BACKWARD, [tmp_path]).ahead == plans[1]
+    assert target().evaluator(FORWARD).ahead is None
+    assert replace(target(), worker=None).evaluator(BACKWARD).ahead is None, "a model knows nothing of it"
+
+
+def test_a_forward_plan_that_does_not_compile_is_ahead_of_nothing(plans: list[Plan]) -> None:
+    write_entries(GPU, [entry(plans[0])])
+    assert target(refused=plans[0]).ahead(BACKWARD) is None

@@ -16,11 +16,12 @@ from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError, UnknownGpuError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
-from latune.plan import FORMS, Plan
+from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner import target
 from latune.tuner.evaluators import StaticEvaluator
 from latune.tuner.search import TrialEvent
+from latune.tuner.transfer import transfer_problem
 from latune.tuner.tune import Settings, Tuned, study_name, tune, tune_problem
 
 FORWARD = Problem(
@@ -178,6 +179,17 @@ def test_a_study_is_of_what_the_forward_plan_ahead_hands_over_and_of_no_more(fak
     others = {named(), named(programs=128), named(algorithm="scan"), named(layout="plain"), alone}
     assert len(others) == 5
     assert named(algorithm="sequential") == named(programs=8) == named(algorithm="remainder") == alone, "nothing is handed over"
+
+
+def test_finalists_and_transfers_are_also_cut_as_the_forward_plan_ahead(settings: Settings, fake_builds: ModuleType) -> None:
+    problem = replace(BACKWARD, batch=1, num_heads=8, seqlen=4096, head_dim_k=128, head_dim_v=128)
+    config = fake_builds.config("plain", algorithm="split", block_e=32, programs=64, loads="pointer", num_stages=2)
+    evaluate = Landscape(ahead=fake_builds.one("o", config))
+    by_forward = Step(kernel="dq", config=config)
+    raced = tuned(problem, evaluate, settings).finalists
+    assert any(by_forward in plan.steps for plan, _ in raced)
+    transferred = transfer_problem(problem, None, evaluate, [plan for plan, _ in raced if by_forward not in plan.steps])
+    assert any(by_forward in plan.steps for plan, _ in transferred.finalists)
 
 
 def test_a_study_has_a_name_that_a_database_takes() -> None:

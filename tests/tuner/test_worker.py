@@ -83,6 +83,19 @@ def test_a_problem_is_prepared_anew_behind_another_forward_plan(worker: Worker) 
         behind = worker.evaluate(PROBLEM, PLAN, "fine", ahead=ahead)  # type: ignore[arg-type]
         assert behind.detail.endswith(f"prepared {PROBLEM} behind o")
     assert evaluate(worker, "fine").detail.endswith(f"behind o; {PROBLEM}")
+    (raced,) = worker.race(PROBLEM, [(PLAN, "fine")], ahead=ahead)  # type: ignore[list-item]
+    assert raced.detail.endswith(f"behind o; {PROBLEM}; {PROBLEM} behind o")
+
+
+def test_a_process_that_died_idle_is_replaced_by_one_behind_the_same_forward_plan(worker: Worker) -> None:
+    ahead = Plan((Step(kernel="o", config=Config.of("sequential")),))
+    first = worker.evaluate(PROBLEM, PLAN, "fine", ahead=ahead)  # type: ignore[arg-type]
+    os.kill(served_by(first), signal.SIGKILL)
+    assert worker._process is not None
+    worker._process.popen.wait()
+    again = worker.evaluate(PROBLEM, PLAN, "fine", ahead=ahead)  # type: ignore[arg-type]
+    assert served_by(again) != served_by(first)
+    assert again.detail.endswith(f"prepared {PROBLEM} behind o")
 
 
 def test_a_successor_stands_by_and_takes_over(worker: Worker) -> None:
