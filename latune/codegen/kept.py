@@ -26,3 +26,14 @@ def resuming(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     """
     given = given_checkpoints if backward.reads_checkpoints else given_states
     return given(backward, kept, problem)
+
+
+def handing_over(forward: Plan, backward: Plan, problem: Problem) -> tuple[Plan, Plan] | None:
+    """Both plans as they run one behind the other; None where the first keeps nothing that the second can start from.
+
+    Args:
+        problem: of either direction.
+    """
+    kept = keeping(forward, backward, problem)
+    given = None if kept is None else resuming(backward, kept, problem)
+    return None if kept is None or given is None else (kept, given)

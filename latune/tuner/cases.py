@@ -60,7 +60,7 @@ class Inputs:
         return function(*(argument for argument in arguments if argument is not None))
 
     @property
-    def ahead(self) -> Inputs:
+    def without_gradients(self) -> Inputs:
         """Those of the forward pass before a backward one."""
         return replace(self, do=None, dfinal_state=None)
 

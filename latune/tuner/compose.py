@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, product
 
-from latune.codegen.kept import keeping, resuming
+from latune.codegen.kept import handing_over
 from latune.codegen.partition import Partition
 from latune.codegen.space import Space, load_space
 from latune.config import Config
@@ -172,8 +172,7 @@ class Composer:
     def _is_given(self, plan: Plan) -> bool:
         """Whether its dq starts from what the forward plan ahead keeps."""
         assert self.ahead is not None
-        kept = keeping(self.ahead, plan, self.problem)
-        return kept is not None and resuming(plan, kept, self.problem) is not None
+        return handing_over(self.ahead, plan, self.problem) is not None
 
     def _of_other_forms(self, plan: Plan) -> Iterator[Plan]:
         """The first starts of all kernels together, then the second."""

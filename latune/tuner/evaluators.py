@@ -176,11 +176,8 @@ class MeasuredEvaluator(_Built):
         """With the variants that the worker will load, so that it finds them compiled."""
         super().prepare(plans)
         relays = filter(None, (Relay.of(plan, self.problem, self.ahead) for plan in plans))
-        by_problem: dict[Problem, list[Plan]] = {}
-        for problem, plan in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
-            by_problem.setdefault(problem, []).append(plan)
-        for problem, variants in by_problem.items():
-            self._builder.prepare(problem, variants, self.gpu)
+        for problem, variant in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
+            self._builder.prepare(problem, [variant], self.gpu)
 
     def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)

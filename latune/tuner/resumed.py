@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from latune.codegen.checkpoints import given_checkpoints, keeping_own_checkpoints
-from latune.codegen.kept import keeping, resuming
+from latune.codegen.kept import handing_over, resuming
 from latune.codegen.load import load
 from latune.codegen.render import render
 from latune.plan import Plan
@@ -32,13 +32,11 @@ class Relay:
         problem: of the backward plan.
         keeper: the forward plan ahead or, of a plan that reads checkpoints, that plan itself, which keeps the same.
         taker: the backward plan, given what ``keeper`` returns last.
-        keeper_is_ahead: it is the forward plan.
     """
 
     problem: Problem
     keeper: Plan
     taker: Plan
-    keeper_is_ahead: bool
 
     @classmethod
     def of(cls, plan: Plan, problem: Problem, ahead: Plan | None) -> Relay | None:
@@ -47,24 +45,27 @@ class Relay:
         Args:
             ahead: the forward plan that runs before it; None: not known, and any that a plan needs for its checkpoints.
         """
-        kept = None if ahead is None or problem.direction == "fwd" else keeping(ahead, plan, problem)
-        if plan.reads_checkpoints:
-            if ahead is not None and kept is None:
-                return None
+        pair = None if ahead is None else handing_over(ahead, plan, problem)
+        if plan.reads_checkpoints and (pair or ahead is None):
             keeper = keeping_own_checkpoints(plan)
             taker = given_checkpoints(plan, keeper, problem)
             assert taker is not None, "a plan's own checkpoints are of its own rows"
-            return cls(problem=problem, keeper=keeper, taker=taker, keeper_is_ahead=False)
-        taken = None if kept is None else resuming(plan, kept, problem)
-        if kept is None or taken is None:
-            return None
-        return cls(problem=problem, keeper=kept, taker=taken, keeper_is_ahead=True)
+            pair = keeper, taker
+        return None if pair is None else cls(problem=problem, keeper=pair[0], taker=pair[1])
+
+    @property
+    def keeper_is_ahead(self) -> bool:
+        return self._direction == "fwd"
 
     @property
     def variants(self) -> tuple[tuple[Problem, Plan], tuple[Problem, Plan]]:
         """The keeper and the taker, each with its own problem."""
-        direction = "fwd" if self.keeper_is_ahead else "bwd"
-        return (replace(self.problem, direction=direction), self.keeper), (self.problem, self.taker)
+        return (replace(self.problem, direction=self._direction), self.keeper), (self.problem, self.taker)
+
+    @property
+    def _direction(self) -> str:
+        """Of the keeper."""
+        return self.keeper.kernels[0].direction
 
     def serves(self, inputs: Inputs) -> bool:
         """Whether the two meet at the shape of these inputs as they do at the problem's: both cut it at the same rows."""
@@ -105,7 +106,7 @@ class Resumed:
         return lambda: (kept.clone(), *inputs.launch(taker))
 
     def _keep(self, inputs: Inputs) -> Tensor:
-        *_, kept = (inputs.ahead if self.relay.keeper_is_ahead else inputs).launch(self.keeper)
+        *_, kept = (inputs.without_gradients if self.relay.keeper_is_ahead else inputs).launch(self.keeper)
         return kept
 
 

@@ -236,7 +236,7 @@ def test_a_chained_plan_stays_chained_where_it_fits(fake_builds: ModuleType) -> 
 def behind(forward: Config, **shape: int) -> Composer:
     """Composes backward plans of a few heads that run behind a forward plan of this config."""
     backward = composer("bwd")
-    problem = replace(backward.problem, batch=1, num_heads=16, seqlen=16384, **shape)
+    problem = replace(backward.problem, **{"batch": 1, "num_heads": 16, "seqlen": 16384, **shape})
     return replace(backward, problem=problem, ahead=Plan((Step(kernel="o", config=forward),)))
 
 
@@ -256,10 +256,12 @@ def test_behind_a_forward_plan_dq_is_raced_by_its_config_and_cut_as_it_is(fake_b
 
 @pytest.mark.parametrize("algorithm", ["sequential", "remainder"])
 def test_dq_is_left_as_it_is_where_the_forward_plan_ahead_keeps_nothing(fake_builds: ModuleType, algorithm: str) -> None:
-    programs = {} if algorithm == "sequential" else {"programs": 128}
-    forward = fake_builds.config(algorithm=algorithm, **programs)
+    cut, heads = ({}, 16) if algorithm == "sequential" else ({"programs": 128}, 160)
+    forward = fake_builds.config(algorithm=algorithm, **cut)
     known = Plan(tuple(Step(kernel=name, config=default(composer("bwd"), name)) for name in ("dq", "dk", "dv")))
-    assert behind(forward).variants(known) == replace(behind(forward), ahead=None).variants(known)
+    one = behind(forward, num_heads=heads)
+    assert one.space("dq").feasible(forward, one.problem, GPU, KERNELS["dq"]) is None
+    assert one.variants(known) == replace(one, ahead=None).variants(known)
 
 
 @pytest.mark.parametrize(("d", "e", "programs"), [(64, 128, 64), (128, 128, 128)])
