@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints
+from latune.codegen.partition import Partition
 from latune.codegen.segment_states import given_states, keeping_states
 from latune.plan import Plan
 from latune.problem import Problem
@@ -37,3 +38,17 @@ def handing_over(forward: Plan, backward: Plan, problem: Problem) -> tuple[Plan,
     kept = keeping(forward, backward, problem)
     given = None if kept is None else resuming(backward, kept, problem)
     return None if kept is None or given is None else (kept, given)
+
+
+def layout(kept: Plan, problem: Problem) -> tuple[tuple[int, int, int], str]:
+    """Shape and dtype of what ``kept``, of ``keeping``, returns beside its outputs: states of every so many rows of a head.
+
+    Args:
+        problem: of either direction.
+    """
+    (step,) = kept.steps
+    partition = Partition(problem=problem, step=step)
+    of_checkpoints = dict(step.config.choices).get("checkpoints") == "kept"
+    rows = partition.checkpoint_rows if of_checkpoints else partition.segment_rows
+    shape = (problem.batch_heads, -(-problem.seqlen // rows), problem.head_dim_k * problem.head_dim_v)
+    return shape, problem.dtype if of_checkpoints else "fp32"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -117,11 +119,8 @@ def _attend(
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
-        if torch.compiler.is_compiling():
-            outputs, kept = _forward(q, k, v, slopes, scale, initial_state, final), None
-        else:
-            outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
-        states, ctx.decision = kept or (None, None)
+        outputs, kept = _passes().forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
+        states, ctx.maker = kept or (None, None)
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
@@ -139,11 +138,9 @@ def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     if do is None and dfinal_state is None:
         return (None,) * 8
     do = torch.zeros_like(v) if do is None else do
-    given = (q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state)
-    if torch.compiler.is_compiling():
-        dq, dk, dv, *dstate = opaque.backward(*given)
-    else:
-        dq, dk, dv, *dstate = kernels.backward(*given, None if states is None else kernels.Kept(states, ctx.decision))
+    passes = _passes()
+    kept = None if states is None else passes.Kept(states, ctx.maker)
+    dq, dk, dv, *dstate = passes.backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state, kept)
     return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 
 
@@ -157,8 +154,10 @@ def _forward(
     final: bool,
     known: Known | None = None,
 ) -> Tensors:
-    """The launches themselves; for a graph that is being traced, an operator that it does not look into."""
-    if torch.compiler.is_compiling():
-        return tuple(opaque.forward(q, k, v, slopes, scale, initial_state, final))
     served = known and known.serve(scale, q, k, v, slopes, initial_state)
-    return served or kernels.forward(q, k, v, slopes, scale, initial_state, final)
+    return served or _passes().forward(q, k, v, slopes, scale, initial_state, final)
+
+
+def _passes() -> ModuleType:
+    """The launches themselves; for a graph that is being traced, operators that it does not look into."""
+    return opaque if torch.compiler.is_compiling() else kernels

@@ -34,6 +34,11 @@ def alone(problem: Problem, device_index: int) -> Decision:
     return decide(problem, device_index, alone=True) if decision.plan.reads_checkpoints else decision
 
 
+def name_of(maker: Decision, device_index: int) -> str:
+    """What a traced graph calls a decision of ``keeper``: of the same plan, bucket and device it is the same in any process."""
+    return f"{maker.plan.digest} {maker.problem.bucket()} on {device_index}"
+
+
 def _keeping_plan(problem: Problem, device_index: int) -> Plan | None:
     forward, backward = (decide(replace(problem, direction=one), device_index).plan for one in ("fwd", "bwd"))
     return keeping(forward, backward, problem)

@@ -24,6 +24,8 @@ from latune.problem import Problem
 
 _DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _Given = tuple[Tensor | None, ...]
+Sizes = tuple[int, int, int, int, int]
+"""B, H, N, D, E."""
 
 
 def forward(
@@ -59,7 +61,7 @@ class Kept(NamedTuple):
     """What a forward pass leaves to its backward pass: the states of its segments, or checkpoints, and what made them."""
 
     states: Tensor
-    decision: Decision
+    maker: Decision
 
 
 def forward_keeping(
@@ -134,19 +136,27 @@ def known_forward(
     return Known(key, serve) if serve else None
 
 
-def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:
+def problem_of(
+    direction: str, dtype: torch.dtype, sizes: Sizes, decays: bool, has_initial_state: bool, needs_final_state: bool
+) -> Problem:
+    """The problem of a call."""
+    batch, num_heads, seqlen, head_dim_k, head_dim_v = sizes
     return Problem(
         direction=direction,
-        decay="none" if slopes is None else "constant",
-        dtype=_DTYPE_NAMES[q.dtype],
-        batch=q.shape[0],
-        num_heads=q.shape[1],
-        seqlen=q.shape[2],
-        head_dim_k=q.shape[3],
-        head_dim_v=v.shape[3],
-        has_initial_state=initial_state is not None,
-        needs_final_state=final,
+        decay="constant" if decays else "none",
+        dtype=_DTYPE_NAMES[dtype],
+        batch=batch,
+        num_heads=num_heads,
+        seqlen=seqlen,
+        head_dim_k=head_dim_k,
+        head_dim_v=head_dim_v,
+        has_initial_state=has_initial_state,
+        needs_final_state=needs_final_state,
     )
+
+
+def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool) -> Problem:
+    return problem_of(direction, q.dtype, (*q.shape, v.shape[3]), slopes is not None, initial_state is not None, final)
 
 
 def _flat(slopes: Tensor | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -75,6 +75,13 @@ def in_one_walk() -> Step:
     return replace(segmented, config=replace(segmented.config, algorithm="sequential"))
 
 
+def compiled(*arguments: object) -> tuple[Tensor, ...]:
+    """``attention._padded`` by a graph for these sizes."""
+    torch.compiler.reset()
+    return torch.compile(attention._padded, backend="aot_eager", fullgraph=True, dynamic=False)(*arguments)
+
+
+@pytest.mark.parametrize("attend", [attention._padded, compiled], ids=["eager", "compiled"])
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize(
     ("backward", "given"),
@@ -82,7 +89,11 @@ def in_one_walk() -> Step:
     ids=["segments", "walk"],
 )
 def test_backward_starts_from_what_the_forward_pass_has_kept(
-    monkeypatch: pytest.MonkeyPatch, backward: tuple[Step, ...], given: str, states: bool
+    monkeypatch: pytest.MonkeyPatch,
+    backward: tuple[Step, ...],
+    given: str,
+    states: bool,
+    attend: Callable[..., tuple[Tensor, ...]],
 ) -> None:
     """Three segments of each of six heads; a second forward pass, of other inputs, comes before the first one's backward."""
     plans = {"fwd": Plan((split("o"),)), "bwd": Plan(backward)}
@@ -97,7 +108,7 @@ def test_backward_starts_from_what_the_forward_pass_has_kept(
     slopes = torch.tensor([0.0, 0.3, 90.0])
     inputs, others = tensors(44, 16, 16, states), tensors(43, 16, 16, states)
     exact = [None if x is None else x.detach().double().requires_grad_() for x in inputs]
-    outputs = [attention._padded(*one[:3], slopes, 0.7, one[3], states) for one in (inputs, others)]
+    outputs = [attend(*one[:3], slopes, 0.7, one[3], states) for one in (inputs, others)]
     wanted, wanted_state = reference.recurrence(*exact[:3], slopes, scale=0.7, initial_state=exact[3])
     for o, *final_state in reversed(outputs):
         loss(o, final_state[0] if states else None).backward()

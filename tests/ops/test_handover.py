@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from triton.runtime.jit import JITFunction
 
 from latune.codegen.kept import keeping, resuming
 from latune.config import Config
-from latune.ops import attention, dispatch, kernels, memo, reference
+from latune.ops import attention, dispatch, handover, kernels, memo, opaque, reference, traced
 from latune.ops.replay import Replay
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
@@ -127,7 +127,7 @@ def test_states_go_from_one_pass_to_the_other(serve) -> None:
     assert gpu.jit == [] and gpu.direct
     # 24 programs are four segments of each of six heads.
     assert kept[0].states.shape == kept[-1].states.shape == (6, 4, D * E)
-    assert kept[0].decision is kept[-1].decision
+    assert kept[0].maker is kept[-1].maker
     assert isinstance(next(iter(memo.KEEPING.calls.values())), Replay)
 
 
@@ -278,6 +278,122 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
     assert len(outputs) == 1 and kept is not None and set(memo.KEEPING.calls) == {known.key}
 
 
+HANDED_OVER = pytest.mark.parametrize(("ahead", "behind"), [(AHEAD, BEHIND), (WHOLE, WALK)], ids=["segments", "checkpoints"])
+
+
+def in_a_graph(**options: bool) -> Callable[[list[torch.Tensor]], torch.Tensor]:
+    """A forward pass in a graph of its own, of q, k, v and slopes."""
+    torch.compiler.reset()
+
+    def attend(q, k, v, slopes):
+        return attention._padded(q, k, v, slopes, 0.5, None, False)[0]
+
+    return torch.compile(attend, backend="aot_eager", fullgraph=True, **options)
+
+
+def launches_of_a_step(gpu, attend, given: list[torch.Tensor]) -> tuple[int, int]:
+    """Of the forward and of the backward pass."""
+
+    def launched() -> int:
+        count = len(gpu.jit or gpu.direct)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        return count
+
+    launched()
+    for x in given[:3]:
+        x.requires_grad_()
+    o = attend(*given)
+    forward = launched()
+    o.backward(torch.ones_like(o))
+    return forward, launched()
+
+
+@HANDED_OVER
+def test_a_traced_forward_pass_hands_over_too(serve, ahead: Plan, behind: Plan) -> None:
+    gpu, attend = serve((ahead,), (behind, BEHIND)), in_a_graph(dynamic=False)
+    eagerly = launches_of_a_step(gpu, lambda *given: attention._padded(*given, 0.5, None, False)[0], tensors())
+    for _ in range(3):
+        assert launches_of_a_step(gpu, attend, tensors()) == eagerly == ((2, 2) if behind is BEHIND else (1, 1))
+    assert gpu.jit == [], "replayed"
+
+
+@HANDED_OVER
+def test_what_is_kept_has_its_place_in_a_graph(serve, ahead: Plan, behind: Plan) -> None:
+    serve((ahead,), (behind,))
+    place = traced.place_of(torch.bfloat16, None, (2, HEADS, SEQLEN, D, E), True, False, False)
+    given = (*tensors(), 0.5, None, False, *place)
+    torch.library.opcheck(opaque._forward_keeping, given, test_utils=("test_schema", "test_faketensor"))
+    assert opaque._makers[place.maker] is handover.keeper(PROBLEM, None)
+
+
+def test_a_graph_for_any_length_hands_nothing_over(serve) -> None:
+    gpu, attend = serve((AHEAD,), (BEHIND,)), in_a_graph(dynamic=True)
+    for seqlen in (SEQLEN, SEQLEN + 32):
+        given = [x.repeat(1, 1, 2, 1)[:, :, :seqlen].contiguous() for x in tensors()[:3]]
+        assert launches_of_a_step(gpu, attend, [*given, torch.rand(HEADS)]) == (2, 3)
+
+
+def test_a_graph_outlives_the_plans_that_it_was_traced_with(serve) -> None:
+    attend, given = in_a_graph(dynamic=False), tensors()
+    assert launches_of_a_step(serve((AHEAD,), (BEHIND,)), attend, given) == (2, 2)
+    for ahead in (Plan((step("o", layout="plain"),)), WHOLE):
+        gpu = serve((ahead,), (BEHIND,))
+        launches = launches_of_a_step(gpu, attend, given)
+        assert launches == (1 if ahead is WHOLE else 2, 3), "states, dq, dk and dv"
+    assert launches_of_a_step(serve((AHEAD,), (BEHIND,)), attend, given) == (2, 2)
+
+
+def test_a_backward_pass_that_alone_is_compiled_starts_from_its_inputs(serve) -> None:
+    gpu, given = serve((AHEAD,), (BEHIND,)), tensors()
+    o = attention._padded(given[0].requires_grad_(), *given[1:], 0.5, None, False)[0]
+    gpu.jit.clear()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda loss: loss.backward(), backend="aot_eager")(o.sum())
+    assert len(gpu.jit) == 3, "states, dq, dk and dv"
+
+
+def test_what_takes_the_place_of_states_in_a_graph_cannot_be_mistaken_for_them(serve) -> None:
+    serve((AHEAD,), (BEHIND,))
+    place = traced.place_of(torch.bfloat16, None, (2, HEADS, SEQLEN, D, E), True, False, False)
+    serve((WHOLE,), (BEHIND,))
+    *_, states = opaque._forward_keeping(*tensors(), 0.5, None, False, *place)
+    assert states.shape == place.shape and states.dtype == place.dtype and states.isnan().all()
+
+
+def gradients_agree(attend, turn: int, states: bool) -> None:
+    """On inputs of their own, so that states of another turn would be wrong."""
+    torch.manual_seed(turn)
+    slopes = torch.tensor([0.0, 0.02, 20.0])
+    given = [torch.randn(2, HEADS, SEQLEN, width).bfloat16() * width**-0.5 for width in (D, D, E)]
+    given += [torch.randn(2, HEADS, D, E)] if states else []
+    leaves = [x.cuda().requires_grad_() for x in given]
+    exact = [x.double().requires_grad_() for x in given]
+    o, *final = attend(*leaves[:3], slopes.cuda(), 0.5, leaves[3] if states else None, states)
+    wanted, wanted_final = reference.recurrence(
+        *exact[:3], slopes.double(), scale=0.5, initial_state=exact[3] if states else None
+    )
+    (o.float().sin().sum() + sum(x.cos().sum() for x in final)).backward()
+    (wanted.sin().sum() + (wanted_final.cos().sum() if states else 0)).backward()
+    for got, right in zip((o, *(x.grad for x in leaves)), (wanted, *(x.grad for x in exact)), strict=True):
+        assert (got.double().cpu() - right).norm() < 6e-3 * right.norm()
+
+
+@pytest.fixture
+def serve_on_gpu(monkeypatch) -> Iterator[object]:
+    def serving(ahead: Plan, behind: Plan) -> None:
+        plans = {"fwd": ahead, "bwd": behind}
+
+        def resolve(problem, gpu):
+            return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
+
+        monkeypatch.setattr(dispatch, "resolve", resolve)
+        dispatch.forget_decisions()
+
+    yield serving
+    dispatch.forget_decisions()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize(
@@ -294,31 +410,25 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
     ids=str,
 )
 def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
-    monkeypatch, ahead: str, behind: Plan, states: bool
+    serve_on_gpu, ahead: str, behind: Plan, states: bool
 ) -> None:
-    """Each step's inputs are its own, so that states of another step would be wrong; the third one replays both passes."""
-    plans = {"fwd": Plan((step("o", layout="transposed", algorithm=ahead),)), "bwd": behind}
-
-    def resolve(problem, gpu):
-        return SimpleNamespace(step="exact", entry=None, candidates=iter([(plans[problem.direction], "a plan")]))
-
-    monkeypatch.setattr(dispatch, "resolve", resolve)
-    dispatch.forget_decisions()
-    slopes = torch.tensor([0.0, 0.02, 20.0])
+    """The third turn replays both passes."""
+    serve_on_gpu(Plan((step("o", layout="transposed", algorithm=ahead),)), behind)
     for turn in range(4):
-        torch.manual_seed(turn)
-        given = [torch.randn(2, HEADS, SEQLEN, width).bfloat16() * width**-0.5 for width in (D, D, E)]
-        given += [torch.randn(2, HEADS, D, E)] if states else []
-        leaves = [x.cuda().requires_grad_() for x in given]
-        exact = [x.double().requires_grad_() for x in given]
-        initial = leaves[3] if states else None
-        o, *final = attention._padded(*leaves[:3], slopes.cuda(), 0.5, initial, states)
-        wanted, wanted_final = reference.recurrence(
-            *exact[:3], slopes.double(), scale=0.5, initial_state=exact[3] if states else None
-        )
-        (o.float().sin().sum() + sum(x.cos().sum() for x in final)).backward()
-        (wanted.sin().sum() + (wanted_final.cos().sum() if states else 0)).backward()
-        for got, right in zip((o, *(x.grad for x in leaves)), (wanted, *(x.grad for x in exact)), strict=True):
-            assert (got.double().cpu() - right).norm() < 6e-3 * right.norm()
+        gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
-    dispatch.forget_decisions()
+
+
+@pytest.mark.gpu
+@HANDED_OVER
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_so_do_those_of_a_compiled_step(serve_on_gpu, ahead: Plan, behind: Plan, mode: str) -> None:
+    """The third turn of ``reduce-overhead`` replays CUDA graphs of both passes."""
+    serve_on_gpu(ahead, behind)
+    torch.compiler.reset()
+    attend = torch.compile(attention._padded, mode=mode, fullgraph=True, dynamic=False)
+    opaque._makers.clear()
+    for turn in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        gradients_agree(attend, turn, states=True)
+    assert len(opaque._makers) == 1, "handed over"
