@@ -183,6 +183,18 @@ def test_what_was_kept_is_used_by_a_call_of_other_flags(serve, monkeypatch) -> N
     assert gpu.jit == [] and memo.KEEPING.calls
 
 
+def refuse(monkeypatch, choice: str) -> None:
+    """No module with that choice launches from now on, but by replays."""
+    launch = JITFunction.run
+
+    def run(jit, *arguments, **options):
+        if f" {choice} " in Path(jit.fn.__code__.co_filename).read_text():
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return launch(jit, *arguments, **options)
+
+    monkeypatch.setattr(JITFunction, "run", run)
+
+
 @pytest.mark.parametrize(
     ("refused", "ahead", "behind"),
     [
@@ -196,14 +208,7 @@ def test_plans_that_hand_over_and_do_not_launch_give_way_to_those_that_do_not(
     serve, monkeypatch, refused: str, ahead: Plan, behind: tuple[Plan, ...]
 ) -> None:
     gpu = serve((ahead,), behind)
-    launch = JITFunction.run
-
-    def refuse(jit, *arguments, **options):
-        if f" {refused} " in Path(jit.fn.__code__.co_filename).read_text():
-            raise OutOfResources(300_000, 232_448, "shared memory")
-        return launch(jit, *arguments, **options)
-
-    monkeypatch.setattr(JITFunction, "run", refuse)
+    refuse(monkeypatch, refused)
     for turn in range(5):
         given = tensors()
         kept = forward(given)
@@ -342,6 +347,21 @@ def test_a_graph_outlives_the_plans_that_it_was_traced_with(serve) -> None:
         launches = launches_of_a_step(gpu, attend, given)
         assert launches == (1 if ahead is WHOLE else 2, 3), "states, dq, dk and dv"
     assert launches_of_a_step(serve((AHEAD,), (BEHIND,)), attend, given) == (2, 2)
+
+
+def test_a_graph_does_without_what_launches_no_more(serve, monkeypatch) -> None:
+    """Its maker is current still, and what stands in the place of its states must not be read."""
+    gpu, attend, sizes = serve((AHEAD,), (BEHIND,)), in_a_graph(dynamic=False), (2, HEADS, SEQLEN, D, E)
+    assert launches_of_a_step(gpu, attend, tensors()) == (2, 2)
+    refuse(monkeypatch, "segment_states=kept")
+    assert launches_of_a_step(gpu, attend, tensors()) == (2, 3), "states, dq, dk and dv"
+    assert traced.place_of(torch.bfloat16, None, sizes, True, False, False) is None, "nor has it a place in another graph"
+
+
+def test_a_maker_has_a_name_of_its_own_on_each_device(serve) -> None:
+    serve((AHEAD,), (BEHIND,))
+    maker = handover.keeper(PROBLEM, None)
+    assert len({handover.name_of(maker, device) for device in (0, 1)}) == 2
 
 
 def test_a_backward_pass_that_alone_is_compiled_starts_from_its_inputs(serve) -> None:
