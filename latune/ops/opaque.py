@@ -20,7 +20,10 @@ from latune.ops.recording import Tensors
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? slopes, float scale"
 
 _makers: dict[str, Decision] = {}
-"""By its name in graphs, what made the states that ``forward_keeping`` returned last."""
+"""By its name in graphs, what made states."""
+
+_failed: set[str] = set()
+"""Names under which a forward pass has returned states that nothing made: for good, since it may be long until its backward."""
 
 
 class Kept(NamedTuple):
@@ -71,11 +74,10 @@ def backward(
     """As ``kernels.backward``.
 
     Args:
-        kept: of ``forward_keeping``.
+        kept: of ``forward_keeping``; of an eager forward pass it is of no use.
     """
     states, maker = kept or (None, None)
     if not isinstance(maker, str):
-        # Of an eager forward pass, whose backward pass alone is compiled.
         states = maker = None
     return tuple(_backward(q, k, v, slopes, scale, do, initial_state, dfinal_state, states, maker))
 
@@ -112,13 +114,13 @@ def _forward_keeping(
     shape: Sequence[int],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """The states come last; NaN where ``maker`` has given way since, whereupon ``_backward`` does not read them."""
+    """The states come last; NaN where ``maker`` has given way since: from then on ``_backward`` reads none of its name."""
     outputs, kept = kernels.forward_keeping(q, k, v, slopes, scale, initial_state, final_state)
     if kept and (_makers.get(maker) is kept.maker or handover.name_of(kept.maker, q.device.index) == maker):
         _makers[maker] = kept.maker
         states = kept.states
     else:
-        _makers.pop(maker, None)
+        _failed.add(maker)
         states = q.new_full(shape, torch.nan, dtype=dtype)
     return [*_laid_out(outputs, (v,)), states]
 
@@ -145,7 +147,7 @@ def _backward(
     states: Tensor | None,
     maker: str | None,
 ) -> list[Tensor]:
-    decision = None if maker is None else _makers.get(maker)
+    decision = None if maker is None or maker in _failed else _makers.get(maker)
     kept = None if states is None or decision is None else kernels.Kept(states, decision)
     return _laid_out(kernels.backward(q, k, v, slopes, scale, do, initial_state, dfinal_state, kept), (q, k, v))
 

@@ -93,6 +93,7 @@ def serve(fake, monkeypatch) -> Iterator[object]:
 
     yield serving
     dispatch.forget_decisions()
+    opaque._failed.clear()
 
 
 def tensors() -> list[torch.Tensor]:
@@ -346,7 +347,25 @@ def test_a_graph_outlives_the_plans_that_it_was_traced_with(serve) -> None:
         gpu = serve((ahead,), (BEHIND,))
         launches = launches_of_a_step(gpu, attend, given)
         assert launches == (1 if ahead is WHOLE else 2, 3), "states, dq, dk and dv"
-    assert launches_of_a_step(serve((AHEAD,), (BEHIND,)), attend, given) == (2, 2)
+    assert launches_of_a_step(serve((AHEAD,), (BEHIND,)), attend, given) == (2, 3), "nor again, when they come back"
+
+
+def test_what_was_not_made_is_not_read_once_the_plan_has_come_back(serve) -> None:
+    """Two forward passes are under way, and the second one's states were made."""
+    serve((AHEAD,), (BEHIND,))
+    place, do = (
+        traced.place_of(torch.bfloat16, None, (2, HEADS, SEQLEN, D, E), True, False, False),
+        torch.ones(2, HEADS, SEQLEN, E),
+    )
+    serve((WHOLE,), (BEHIND,))
+    one, other = tensors(), tensors()
+    *_, not_made = opaque._forward_keeping(*one, 0.5, None, False, *place)
+    gpu = serve((AHEAD,), (BEHIND,))
+    opaque._forward_keeping(*other, 0.5, None, False, *place)
+    assert not_made.isnan().all() and place.maker in opaque._makers
+    gpu.jit.clear()
+    opaque._backward(*one, 0.5, do.bfloat16(), None, None, not_made, place.maker)
+    assert len(gpu.jit) == 3, "states, dq, dk and dv"
 
 
 def test_a_graph_does_without_what_launches_no_more(serve, monkeypatch) -> None:
