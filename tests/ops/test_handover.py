@@ -284,7 +284,17 @@ def test_a_call_that_keeps_states_is_known_from_then_on(serve) -> None:
     assert len(outputs) == 1 and kept is not None and set(memo.KEEPING.calls) == {known.key}
 
 
-HANDED_OVER = pytest.mark.parametrize(("ahead", "behind"), [(AHEAD, BEHIND), (WHOLE, WALK)], ids=["segments", "checkpoints"])
+HANDED_OVER = pytest.mark.parametrize(
+    ("ahead", "behind"),
+    [
+        (AHEAD, BEHIND),
+        # Ten chunks make no seven segments, but five of two chunks.
+        (Plan((step("o", programs=42),)), backward_plan(step("dq", programs=42))),
+        (WHOLE, WALK),
+        (WHOLE, Plan((step("dqdkdv", algorithm="sequential", block_n=64),))),
+    ],
+    ids=["segments", "fewer segments than asked for", "checkpoints", "checkpoints for longer chunks"],
+)
 
 
 def in_a_graph(**options: bool) -> Callable[[list[torch.Tensor]], torch.Tensor]:
@@ -316,21 +326,41 @@ def launches_of_a_step(gpu, attend, given: list[torch.Tensor]) -> tuple[int, int
 
 
 @HANDED_OVER
-def test_a_traced_forward_pass_hands_over_too(serve, ahead: Plan, behind: Plan) -> None:
+@pytest.mark.parametrize("decays", [True, False])
+def test_a_traced_forward_pass_hands_over_too(serve, ahead: Plan, behind: Plan, decays: bool) -> None:
     gpu, attend = serve((ahead,), (behind, BEHIND)), in_a_graph(dynamic=False)
-    eagerly = launches_of_a_step(gpu, lambda *given: attention._padded(*given, 0.5, None, False)[0], tensors())
+
+    def launches(attend) -> tuple[int, int]:
+        q, k, v, slopes = tensors()
+        return launches_of_a_step(gpu, attend, [q, k, v, slopes if decays else None])
+
+    eagerly = launches(lambda *given: attention._padded(*given, 0.5, None, False)[0])
     for _ in range(3):
-        assert launches_of_a_step(gpu, attend, tensors()) == eagerly == ((2, 2) if behind is BEHIND else (1, 1))
+        assert launches(attend) == eagerly == ((1, 1) if len(behind.steps) == 1 else (2, 2))
     assert gpu.jit == [], "replayed"
 
 
 @HANDED_OVER
-def test_what_is_kept_has_its_place_in_a_graph(serve, ahead: Plan, behind: Plan) -> None:
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_is_kept_has_its_place_in_a_graph(serve, ahead: Plan, behind: Plan, copied: bool) -> None:
+    """Outputs too, also of kernels that had to copy v."""
     serve((ahead,), (behind,))
     place = traced.place_of(torch.bfloat16, None, (2, HEADS, SEQLEN, D, E), True, False, False)
-    given = (*tensors(), 0.5, None, False, *place)
+    q, k, v, slopes = tensors()
+    v = v.mT.contiguous().mT if copied else v
+    given = (q, k, v, slopes, 0.5, None, False, *place)
     torch.library.opcheck(opaque._forward_keeping, given, test_utils=("test_schema", "test_faketensor"))
     assert opaque._makers[place.maker] is handover.keeper(PROBLEM, None)
+
+
+def test_a_graph_for_any_batch_hands_nothing_over(serve) -> None:
+    gpu, attend = serve((AHEAD,), (BEHIND,)), in_a_graph()
+    for batch in (2, 3):
+        q, k, v, slopes = tensors()
+        given = [x.repeat(2, 1, 1, 1)[:batch] for x in (q, k, v)]
+        for x in given:
+            torch._dynamo.mark_dynamic(x, 0)
+        assert launches_of_a_step(gpu, attend, [*given, slopes]) == (2, 3)
 
 
 def test_a_graph_for_any_length_hands_nothing_over(serve) -> None:
@@ -377,10 +407,10 @@ def test_a_graph_does_without_what_launches_no_more(serve, monkeypatch) -> None:
     assert traced.place_of(torch.bfloat16, None, sizes, True, False, False) is None, "nor has it a place in another graph"
 
 
-def test_a_maker_has_a_name_of_its_own_on_each_device(serve) -> None:
+def test_a_maker_has_a_name_of_its_own_for_each_bucket_on_each_device(serve) -> None:
     serve((AHEAD,), (BEHIND,))
-    maker = handover.keeper(PROBLEM, None)
-    assert len({handover.name_of(maker, device) for device in (0, 1)}) == 2
+    makers = [handover.keeper(problem, None) for problem in (PROBLEM, replace(PROBLEM, decay="none"))]
+    assert len({handover.name_of(maker, device) for maker in makers for device in (0, 1)}) == 4
 
 
 def test_a_backward_pass_that_alone_is_compiled_starts_from_its_inputs(serve) -> None:
