@@ -56,8 +56,9 @@ def forward_keeping(
     place = traced.place(q, v, slopes, initial_state, final_state)
     if place is None:
         return forward(q, k, v, slopes, scale, initial_state, final_state), None
-    *outputs, states = _forward_keeping(q, k, v, slopes, scale, initial_state, final_state, *place)
-    return tuple(outputs), Kept(states, place.maker)
+    maker, shape, dtype = place.maker, place.shape, place.dtype  # by name: PyTorch 2.11 traces no unpacking of a constant
+    *outputs, states = _forward_keeping(q, k, v, slopes, scale, initial_state, final_state, maker, shape, dtype)
+    return tuple(outputs), Kept(states, maker)
 
 
 def backward(
