@@ -20,9 +20,10 @@ from latune.cli.starts import starts_of
 from latune.codegen.render import plan_sha256
 from latune.codegen.space import Space
 from latune.errors import LatuneError
-from latune.ops.dispatch import resolve
+from latune.ops.dispatch import resolve, tune_command
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
+from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
 from latune.tuner.transfer import TRANSFERRED, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
@@ -46,6 +47,7 @@ class Session:
         path: the cache file; None until something is written.
         tuned: by problem, in the order in which they were tuned.
         failed: problems for which nothing was found, and why.
+        unhanded: forward problems whose former plan left to the backward pass what their new one does not.
     """
 
     target: Target
@@ -53,6 +55,7 @@ class Session:
     path: Path | None = None
     tuned: dict[Problem, Tuned] = field(default_factory=dict)
     failed: dict[Problem, str] = field(default_factory=dict)
+    unhanded: list[Problem] = field(default_factory=list)
     interrupted: bool = False
 
     def announce(self, problems: Sequence[Problem]) -> list[Problem]:
@@ -159,13 +162,27 @@ class Session:
         say(f"{problem}: {why}")
 
     def _write(self, problem: Problem, tuned: Tuned) -> None:
+        handed = problem.direction == "fwd" and self._hands_over(problem)
         self.path = write_entries(self.target.gpu, [tuned.entry], self.output)
         self.tuned[problem] = tuned
+        if handed and not self._hands_over(problem):
+            self.unhanded.append(problem)
         kept = read_file(self.path, self.target.gpu).entries[tuned.entry.bucket]
         if kept != tuned.entry:
             say(f"{tuned.entry.bucket}: the file keeps its {kept.evidence} entry of {kept.tuned_at}")
         elif self.output is None and (serves := resolve(problem, self.target.gpu).entry) not in (None, kept):
             say(f"{tuned.entry.bucket}: the shipped {serves.evidence} entry of {serves.tuned_at} keeps serving")
+
+    def _hands_over(self, problem: Problem) -> bool:
+        return hands_over(problem, self.target.gpu, self._folders)
+
+    def say_what_lost_its_start(self) -> None:
+        """Of backward passes that new forward plans leave nothing to; those tuned since have had the choice."""
+        for problem in self.unhanded:
+            backward = replace(problem, direction="bwd")
+            if backward not in self.tuned:
+                command = tune_command(backward, self.target.gpu)
+                say(f"{backward} started from what the former forward plan kept, which the new one does not keep: {command}")
 
     def closing_call(self) -> Call | None:
         """For the first shape; None after Ctrl-C, or when nothing was found."""

@@ -108,6 +108,7 @@ def tune(
         tune_all(session.announce(problems), spaces, settings)
     if not as_json:
         session.print_table()
+    session.say_what_lost_its_start()
     # The worker has left the GPU: the call has all of its memory.
     call = session.closing_call()
     if as_json:

@@ -391,6 +391,26 @@ def test_a_measured_entry_is_kept_and_that_is_said(replayed, cache, run):
     assert {entry.evidence for entry in _entries(cache)} == {"measured"}
 
 
+@pytest.mark.parametrize(
+    ("directions", "handing", "said"),
+    [
+        pytest.param("fwd", (True, False), True, id="lost"),
+        pytest.param("fwd", (True, True), False, id="kept"),
+        pytest.param("fwd", (False,), False, id="never there"),
+        pytest.param("both", (True, False), False, id="tuned as well"),
+        pytest.param("bwd", (), False, id="backward alone"),
+    ],
+)
+def test_a_backward_pass_that_loses_its_start_is_named(replayed, run, monkeypatch, directions, handing, said):
+    answers = iter(handing)
+    monkeypatch.setattr(session, "hands_over", lambda *_: next(answers))
+    result = run("tune", *SHAPE, "--direction", directions)
+    assert result.exit_code == 0, result.stderr
+    command = "latune tune --gpu a100 --shape 1,2,256,64,64 --dtype bf16 --direction bwd --decay constant"
+    assert (command in result.stderr) is said
+    assert next(answers, None) is None, "asked before and, if need be, after"
+
+
 def test_a_wrong_call_ends_with_an_error(replayed, run, monkeypatch):
     monkeypatch.setattr(closing, "lightning_attn", lambda q, k, v, *_, **__: 2 * (q @ k.mT).tril() @ v)
     result = run("tune", *SHAPE)

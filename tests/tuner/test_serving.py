@@ -1,4 +1,4 @@
-"""What serves a problem, and which forward plan a backward plan is judged behind."""
+"""What serves a problem, which forward plan a backward plan is judged behind, and whether the one leaves the other anything."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from latune.errors import BuildError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.ops.dispatch import resolve
-from latune.plan import Plan
+from latune.plan import Plan, Step
 from latune.problem import Problem
-from latune.tuner.serving import serving_plan
+from latune.tuner.serving import hands_over, serving_plan
 from latune.tuner.target import Target
 
 GPU = find_gpu("h200")
@@ -38,12 +38,12 @@ def plans(fake_builds: ModuleType) -> list[Plan]:
     return [fake_builds.one("o", fake_builds.config(num_warps=warps)) for warps in (4, 8)]
 
 
-def entry(plan: Plan) -> Entry:
+def entry(plan: Plan, problem: Problem = FORWARD) -> Entry:
     return Entry(
-        bucket=FORWARD.bucket(),
-        batch=FORWARD.batch,
-        num_heads=FORWARD.num_heads,
-        seqlen=FORWARD.seqlen,
+        bucket=problem.bucket(),
+        batch=problem.batch,
+        num_heads=problem.num_heads,
+        seqlen=problem.seqlen,
         plan=plan,
         alternates=(),
         measurement=Measurement(outcome="ok", median_ms=0.3, ci_low_ms=0.29, ci_high_ms=0.31, samples=40),
@@ -51,7 +51,7 @@ def entry(plan: Plan) -> Entry:
         resources=(Resources(name="o_kernel", registers=168, spill_bytes=0, shared_bytes=98304, num_warps=8),),
         roof_ms=0.25,
         toolchain=dict.fromkeys(TOOLCHAIN, "1.0"),
-        template_sha256=plan_sha256(FORWARD.bucket(), plan),
+        template_sha256=plan_sha256(problem.bucket(), plan),
         tuned_at="2026-01-31T12:00:00Z",
         study="study",
     )
@@ -79,6 +79,21 @@ def test_what_is_out_of_date_or_predicted_in_that_folder_does_not(plans: list[Pl
     unmeasured = Measurement(outcome="ok", median_ms=0.3) if "evidence" in change else entry(plans[1]).measurement
     write_entries(GPU, [replace(entry(plans[1]), measurement=unmeasured, **change)], tmp_path / "output")
     assert serving_plan(FORWARD, GPU, [tmp_path / "output"]) == plans[0]
+
+
+def test_plans_that_cut_the_sequence_alike_hand_over(fake_builds: ModuleType, tmp_path: Path) -> None:
+    cut = {"algorithm": "split", "programs": 64}
+    backward = Plan(
+        (
+            Step(kernel="dq", config=fake_builds.config(**cut)),
+            Step(kernel="dkdv", config=fake_builds.config(**cut, block_d=None, block_e=None)),
+        )
+    )
+    write_entries(GPU, [entry(fake_builds.one("o", fake_builds.config(**cut))), entry(backward, BACKWARD)])
+    assert hands_over(FORWARD, GPU) and hands_over(BACKWARD, GPU) and hands_over(replace(BACKWARD, head_dim_k=120), GPU)
+    write_entries(GPU, [entry(fake_builds.one("o", fake_builds.config()))], tmp_path / "output")
+    assert not hands_over(FORWARD, GPU, [tmp_path / "output"]), "whole heads leave no states of segments"
+    assert hands_over(FORWARD, GPU)
 
 
 def target(refused: Plan | None = None) -> Target:
