@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
-from latune.tuner.transfer import TRANSFERRED, transfer_problem
+from latune.tuner.transfer import TRANSFERRED, foresee_transfer, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
 
 INTERRUPTED = 130
@@ -103,15 +104,23 @@ class Session:
         unknown = self._unknown(problems, transferred=settings.fresh)
         if len(unknown) < len(problems):
             say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
-        for number, (problem, share_s) in enumerate(self._shares(unknown, settings.time_budget_s), start=1):
-            if share_s == 0:
-                say(f"the time is up, {len(unknown) - number + 1} problems are left: the same command goes on with them")
-                return
-            self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
-            if problem in self.tuned:
-                entry = self.tuned[problem].entry
-                times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
-                say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+        # What goes wrong aside goes wrong again, and is told, when its turn comes.
+        with ThreadPoolExecutor(1) as aside:
+            for number, (problem, share_s) in enumerate(self._shares(unknown, settings.time_budget_s), start=1):
+                if share_s == 0:
+                    say(f"the time is up, {len(unknown) - number + 1} problems are left: the same command goes on with them")
+                    return
+                if number < len(unknown):
+                    aside.submit(self._foresee, unknown[number], spaces)
+                self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
+                if problem in self.tuned:
+                    entry = self.tuned[problem].entry
+                    times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
+                    say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+
+    def _foresee(self, problem: Problem, spaces: Mapping[str, Space]) -> None:
+        starts = starts_of(problem, self.target.gpu, self._folders)
+        foresee_transfer(problem, spaces, self.target.evaluator(problem, self._folders), starts)
 
     def _unknown(self, problems: Sequence[Problem], *, transferred: bool = False) -> list[Problem]:
         """Those whose buckets have no entry that is as good as this run's would be; or a transferred one, if asked for."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty, PriorityQueue, SimpleQueue
 from typing import Protocol, cast
 
 from latune.codegen.build import Build, build
@@ -36,8 +38,8 @@ class Compile:
 class Builder(Protocol):
     """Compiles plans, each one once."""
 
-    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
-        """Begins with plans that will soon be asked for."""
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
+        """Begins with plans that will soon be asked for or, not ``urgent``, later: those wait for all that are."""
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         """The plan's build.
@@ -67,6 +69,11 @@ class ParallelBuilder:
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(self.workers)
         self._futures: dict[Compile, Future[Build]] = {}
+        self._waiting: dict[Compile, bool] = {}
+        """Whether it is urgent, of what no thread has taken yet."""
+        self._queue: PriorityQueue[tuple[bool, int, Compile]] = PriorityQueue()
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
         self._idle: SimpleQueue[Process] = SimpleQueue()
         self._processes: list[Process] = []
         self._closing = False
@@ -77,17 +84,18 @@ class ParallelBuilder:
     def __exit__(self, *exception: object) -> None:
         """Ends all processes; compilations that have not ended are lost."""
         self._closing = True
-        for future in self._futures.values():
-            future.cancel()
+        with self._lock:
+            for future in self._futures.values():
+                future.cancel()
         for process in list(self._processes):
             process.popen.kill()
         self._threads.shutdown()
         for process in self._processes:
             process.kill()
 
-    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         for plan in plans:
-            self._future(Compile(problem=problem, plan=plan, gpu=gpu))
+            self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent)
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         """As ``Builder``.
@@ -96,12 +104,35 @@ class ParallelBuilder:
             BuildError: it cannot be rendered, does not compile, crashes the compiler or takes too long.
             WorkerError: no compiler process can be started.
         """
-        return self._future(Compile(problem=problem, plan=plan, gpu=gpu)).result()
+        return self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent=True).result()
 
-    def _future(self, job: Compile) -> Future[Build]:
-        if job not in self._futures:
-            self._futures[job] = self._threads.submit(self._compile, job)
-        return self._futures[job]
+    def _future(self, job: Compile, urgent: bool) -> Future[Build]:
+        with self._lock:
+            future = self._futures.get(job)
+            if future is None:
+                future = self._futures[job] = Future()
+                self._enqueue(job, urgent)
+            elif urgent and self._waiting.get(job) is False:
+                self._enqueue(job, urgent)
+        return future
+
+    def _enqueue(self, job: Compile, urgent: bool) -> None:
+        """A job that has become urgent is in the queue twice, and taken once."""
+        self._waiting[job] = urgent
+        self._queue.put((not urgent, next(self._numbers), job))
+        self._threads.submit(self._serve_the_first)
+
+    def _serve_the_first(self) -> None:
+        *_, job = self._queue.get_nowait()
+        with self._lock:
+            is_taken = self._waiting.pop(job, None) is None
+        future = self._futures[job]
+        if is_taken or not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(self._compile(job))
+        except BaseException as error:
+            future.set_exception(error)
 
     def _compile(self, job: Compile) -> Build:
         process, answer = self._ask(job)

@@ -56,8 +56,8 @@ class Evaluator(Protocol):
     def toolchain(self) -> Mapping[str, str | None]:
         """Versions of what the figures depend on, by the names of ``cache.entry.TOOLCHAIN``."""
 
-    def prepare(self, plans: Sequence[Plan]) -> None:
-        """Begins to compile plans that will be evaluated next."""
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
+        """Begins to compile plans that will be evaluated next or, not ``urgent``, after all that others will be."""
 
     def __call__(self, plan: Plan) -> Measurement:
         """One plan, complete or not."""
@@ -96,8 +96,8 @@ class _Built(ABC):
     @abstractmethod
     def _judge(self, plan: Plan, built: Build) -> Measurement: ...
 
-    def prepare(self, plans: Sequence[Plan]) -> None:
-        self._builder.prepare(self.problem, plans, self.gpu)
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
+        self._builder.prepare(self.problem, plans, self.gpu, urgent=urgent)
 
     def build(self, plan: Plan) -> Build | Measurement:
         """The build, or why there is none that this GPU could run."""
@@ -172,12 +172,12 @@ class MeasuredEvaluator(_Built):
     def toolchain(self) -> Mapping[str, str | None]:
         return {**dict(self._worker.device().toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
 
-    def prepare(self, plans: Sequence[Plan]) -> None:
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
-        super().prepare(plans)
+        super().prepare(plans, urgent=urgent)
         relays = filter(None, (Relay.of(plan, self.problem, self.ahead) for plan in plans))
         for problem, variant in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
-            self._builder.prepare(problem, [variant], self.gpu)
+            self._builder.prepare(problem, [variant], self.gpu, urgent=urgent)
 
     def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)

@@ -34,7 +34,7 @@ def transfer_problem(
     Raises:
         LatuneError: none passed.
     """
-    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
+    composer = _composer(problem, space, evaluate)
     first = _race(composer.fit(starts), evaluate)
     best = [plan for plan, _ in ranked(first)[:_KEPT]]
     if not best:
@@ -48,6 +48,15 @@ def transfer_problem(
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
     entry = entry_of(problem, with_alternates(placed, _ALTERNATES), evaluate, seed=seed, evidence=evidence)
     return Tuned(entry=entry, searches={}, finalists=raced)
+
+
+def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> None:
+    """Begins to compile what ``transfer_problem`` will race first, while others have the GPU."""
+    evaluate.prepare(_composer(problem, space, evaluate).fit(starts), urgent=False)
+
+
+def _composer(problem: Problem, space: Spaces | None, evaluate: Evaluator) -> Composer:
+    return Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
 
 
 def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:

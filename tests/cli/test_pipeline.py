@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from latune.cli.main import cli
 from latune.errors import LatuneError
 from latune.gpu import find_gpu
 from latune.problem import Problem
-from latune.tuner.tune import Tuned
+from latune.tuner.tune import Settings, Tuned
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,256,64")
 A100 = find_gpu("a100")
@@ -137,6 +138,29 @@ def test_transfer_races_what_neighbours_have_and_passes_over_what_is_known(cache
     assert known.plan.to_json() in plans and tuned[0]["outcomes"] == {}
     again = run("tune", *shapes)
     assert again.exit_code == 0 and "2 of 2 buckets have an entry already" in again.stderr
+
+
+def test_a_transfer_compiles_for_the_next_one_meanwhile(cache, tmp_path, monkeypatch):
+    """Whatever becomes of that: it goes wrong again when its turn comes."""
+    foreseen, transferred, begun = [], [], threading.Event()
+
+    def foresee(problem, spaces, evaluate, starts):
+        foreseen.append((problem, evaluate, starts))
+        begun.set()
+        raise LatuneError("not this one")
+
+    def transfer(problem, spaces, evaluate, starts, *, seed):
+        assert begun.wait(60), "while the first one has its turn"
+        transferred.append((problem, evaluate, starts))
+        raise LatuneError("nor that one")
+
+    monkeypatch.setattr(session, "foresee_transfer", foresee)
+    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts", folders))
+    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *of: (*of, "evaluator"))
+    problems = [entry.problem for entry in _entries(cache)]
+    session.Session(target=target, output=tmp_path / "out").transfer(problems, {}, Settings(trials=1))
+    assert foreseen == transferred[1:] and [problem for problem, *_ in transferred] == problems
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd"])

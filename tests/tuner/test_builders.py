@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from latune.errors import BuildError
 from latune.gpu import find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import ParallelBuilder
+from latune.tuner.builders import Compile, ParallelBuilder
 
 GPU = find_gpu("a100")
 PROBLEM = Problem(
@@ -41,6 +42,41 @@ def test_each_plan_is_compiled_once(fake_builds: ModuleType) -> None:
         builder.prepare(PROBLEM, [plan(fake_builds)], GPU)
         first = builder(PROBLEM, plan(fake_builds), GPU)
         assert builder(PROBLEM, plan(fake_builds), GPU) is first
+
+
+def test_what_is_asked_for_comes_before_what_may_be_later(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, under_way, go_on = [], threading.Event(), threading.Event()
+
+    def compile_(self: ParallelBuilder, job: Compile) -> Build:
+        compiled.append(job.plan)
+        under_way.set()
+        assert go_on.wait(60)
+        return fake_builds.build(job.problem, job.plan, job.gpu)
+
+    monkeypatch.setattr(ParallelBuilder, "_compile", compile_)
+    first, later, later_still, wanted, soon = (plan(fake_builds, num_warps=2**power) for power in range(5))
+    with ParallelBuilder(workers=1) as builder:
+        builder.prepare(PROBLEM, [first], GPU)
+        assert under_way.wait(60)
+        builder.prepare(PROBLEM, [later, later_still, wanted], GPU, urgent=False)
+        builder.prepare(PROBLEM, [soon, first], GPU)
+        builder.prepare(PROBLEM, [wanted], GPU)
+        builder.prepare(PROBLEM, [soon], GPU, urgent=False)
+        go_on.set()
+        builds = [builder(PROBLEM, one, GPU) for one in (later_still, later, wanted, soon, first)]
+    assert len({id(build) for build in builds}) == 5
+    assert compiled[:3] == [first, soon, wanted] and sorted(compiled[3:]) == sorted([later, later_still])
+
+
+def test_threads_that_ask_for_one_plan_share_its_build(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=2, runner="fake_builds:start") as builder:
+        builds = []
+        asking = [threading.Thread(target=lambda: builds.append(builder(PROBLEM, plan(fake_builds), GPU))) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(60)
+    assert len(builds) == 8 and len({id(build) for build in builds}) == 1
 
 
 def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: ModuleType) -> None:

@@ -35,10 +35,12 @@ class Builds:
     refused: set[Plan] = field(default_factory=set)
     prepared: list[Plan] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    urgent: set[bool] = field(default_factory=set)
 
-    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> None:
+    def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         self.prepared += plans
         self.problems += [problem] * len(plans)
+        self.urgent.add(urgent)
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         if plan in self.refused:
@@ -149,6 +151,10 @@ def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds,
     states = Relay.of(cut, problem, ahead)
     assert builds.prepared == [whole, cut, states.keeper, states.taker]
     assert builds.problems == [problem, problem, forward, problem]
+    assert builds.urgent == {True}
+    builds.urgent.clear()
+    measured.prepare([whole, cut], urgent=False)
+    assert builds.urgent == {False}
 
 
 def test_backward_plans_are_judged_behind_the_forward_plan(builds: Builds, plans: list[Plan]) -> None:

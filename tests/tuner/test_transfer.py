@@ -14,7 +14,7 @@ from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.transfer import transfer_problem
+from latune.tuner.transfer import foresee_transfer, transfer_problem
 
 LONG = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=64, seqlen=32768, head_dim_k=128, head_dim_v=128
@@ -31,9 +31,14 @@ class Raced:
     bandwidth_gbps: float = 4000.0
     ahead: Plan | None = None
     races: list[Sequence[Plan]] = field(default_factory=list)
+    foreseen: list[Plan] = field(default_factory=list)
     toolchain: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")
     )
+
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
+        assert not urgent
+        self.foreseen += plans
 
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
         self.races.append(plans)
@@ -82,6 +87,14 @@ def test_the_best_start_runs_again_with_its_variants_and_may_lose_to_one(starts:
     assert not set(second[3:]) & set(first)
     assert (programs(tuned.entry.plan), tuned.entry.measurement.median_ms) == (256, 0.1)
     assert dict(tuned.finalists).keys() == set(second)
+
+
+def test_what_is_compiled_ahead_is_what_races_first(starts: list[Plan]) -> None:
+    evaluate = Raced(ms={None: 0.5, 512: 0.2})
+    foresee_transfer(LONG, None, evaluate, starts)
+    assert evaluate.races == []
+    transfer_problem(LONG, None, evaluate, starts)
+    assert evaluate.foreseen == evaluate.races[0]
 
 
 def test_the_first_race_stands_when_the_second_one_fails(starts: list[Plan]) -> None:
