@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, islice, product
+from typing import TYPE_CHECKING
 
 from latune.codegen.kept import handing_over
 from latune.codegen.partition import Partition
@@ -18,6 +19,9 @@ from latune.gpu import Gpu
 from latune.plan import FORMS, KERNELS, Plan, Step
 from latune.problem import Problem
 from latune.tuner.grid import Grid
+
+if TYPE_CHECKING:
+    from latune.tuner.evaluators import Evaluator
 
 Spaces = Mapping[str, Space]
 
@@ -34,9 +38,13 @@ _CHAINING_ARCH = 90
 
 def all_spaces(own: Spaces | None = None) -> Spaces:
     """The shipped search spaces by ``Kernel.space``, those of ``own`` in their places."""
-    own = own or {}
-    shipped = {kernel.space for kernel in KERNELS.values()}
-    return {name: own[name] if name in own else load_space(name) for name in sorted(shipped)}
+    return {**_shipped_spaces(), **(own or {})}
+
+
+@cache
+def _shipped_spaces() -> Spaces:
+    """Read once: that takes 0.1 s, and every problem asks for them."""
+    return {name: load_space(name) for name in sorted({kernel.space for kernel in KERNELS.values()})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,15 @@ class Composer:
     gpu: Gpu
     spaces: Spaces
     ahead: Plan | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, evaluate: Evaluator, own: Spaces | None) -> Composer:
+        """Of the plans that ``evaluate`` judges.
+
+        Args:
+            own: as in ``all_spaces``.
+        """
+        return cls(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(own), ahead=evaluate.ahead)
 
     @property
     def forms(self) -> list[tuple[str, ...]]:

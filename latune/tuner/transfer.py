@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from latune.errors import LatuneError
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.compose import Composer, Spaces, all_spaces
+from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import Raced, entry_of, podium, ranked, with_alternates
 from latune.tuner.tune import Tuned
@@ -34,7 +34,7 @@ def transfer_problem(
     Raises:
         LatuneError: none passed.
     """
-    composer = _composer(problem, space, evaluate)
+    composer = Composer.of(problem, evaluate, space)
     first = _race(composer.fit(starts), evaluate)
     best = [plan for plan, _ in ranked(first)[:_KEPT]]
     if not best:
@@ -52,11 +52,7 @@ def transfer_problem(
 
 def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> None:
     """Begins to compile what ``transfer_problem`` will race first, while others have the GPU."""
-    evaluate.prepare(_composer(problem, space, evaluate).fit(starts), urgent=False)
-
-
-def _composer(problem: Problem, space: Spaces | None, evaluate: Evaluator) -> Composer:
-    return Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
+    evaluate.prepare(Composer.of(problem, evaluate, space).fit(starts), urgent=False)
 
 
 def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:

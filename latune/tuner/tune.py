@@ -16,7 +16,7 @@ from latune.errors import LatuneError
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
-from latune.tuner.compose import Composer, Spaces, all_spaces
+from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
 from latune.tuner.search import SearchResult, TrialEvent, search
@@ -116,7 +116,7 @@ def tune_problem(
     on_trial: OnTrial | None = None,
 ) -> Tuned:
     """As ``tune``, with everything that was found on the way."""
-    composer = Composer(problem=problem, gpu=evaluate.gpu, spaces=all_spaces(space), ahead=evaluate.ahead)
+    composer = Composer.of(problem, evaluate, space)
     fitted = tuple(composer.fit(starts))
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
     plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
