@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
-from latune.cache.store import check_writable, read_entries, read_file, write_entries
+from latune.cache.store import check_writable, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
+from latune.cli.pending import pending
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.cli.starts import starts_of
-from latune.codegen.render import plan_sha256
 from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve, tune_command
@@ -26,7 +26,7 @@ from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
-from latune.tuner.transfer import TRANSFERRED, foresee_transfer, transfer_problem
+from latune.tuner.transfer import foresee_transfer, transfer_problem
 from latune.tuner.tune import Settings, Tuned, tune_problem
 
 INTERRUPTED = 130
@@ -101,7 +101,7 @@ class Session:
 
         Those whose entry was transferred are not, if ``settings`` are fresh: it is among the starts of its own successor.
         """
-        unknown = self._unknown(problems, transferred=settings.fresh)
+        unknown = pending(problems, self.target, self._folders, again=settings.fresh)
         if len(unknown) < len(problems):
             say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
@@ -121,25 +121,6 @@ class Session:
     def _foresee(self, problem: Problem, spaces: Mapping[str, Space]) -> None:
         starts = starts_of(problem, self.target.gpu, self._folders)
         foresee_transfer(problem, spaces, self.target.evaluator(problem, self._folders), starts)
-
-    def _unknown(self, problems: Sequence[Problem], *, transferred: bool = False) -> list[Problem]:
-        """Those whose buckets have no entry that is as good as this run's would be; or a transferred one, if asked for."""
-        known = read_entries(self.target.gpu, self._folders or None)
-        measures = self.target.evidence == "measured"
-        poorer = ["static"] * measures + [TRANSFERRED] * (measures and transferred)
-        served = {
-            problem: next((entry for entry in known.get(problem.bucket(), ()) if entry.is_current(plan_sha256)), None)
-            for problem in problems
-        }
-        unknown = {problem: entry for problem, entry in served.items() if entry is None or entry.evidence in poorer}
-        # What was transferred longest ago comes first of those, so that the same command goes on where it was stopped. Both
-        # directions stay together, in their order: backward plans are judged behind the forward one.
-        again = {problem: entry.tuned_at for problem, entry in unknown.items() if entry and entry.evidence == TRANSFERRED}
-        oldest: dict[Problem, str] = {}
-        for problem in unknown:
-            both, age = replace(problem, direction="fwd"), again.get(problem, "")
-            oldest[both] = min(oldest.get(both, age), age)
-        return sorted(unknown, key=lambda problem: oldest[replace(problem, direction="fwd")])
 
     @property
     def _folders(self) -> list[Path]:

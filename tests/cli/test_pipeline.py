@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from click.testing import CliRunner
 
 from latune import paths
-from latune.cache.entry import DeviceCache
 from latune.cache.store import read_file
 from latune.cli import closing, session
 from latune.cli.main import cli
@@ -171,52 +169,6 @@ def test_the_closing_call_passes_states_and_compares_what_comes_of_them(directio
     errors = closing._cpu_errors(problem)
     assert list(errors) == {"fwd": ["o", "final_state"], "bwd": ["dq", "dk", "dv", "dinitial_state"]}[direction]
     assert max(errors.values()) < 1e-5
-
-
-def test_transfer_does_not_take_other_code_for_known(cache, tmp_path, monkeypatch):
-    problems = [entry.problem for entry in _entries(cache)]
-    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="static"), output=None)
-    assert asking._unknown(problems) == []
-    shipped = tmp_path / "shipped" / cache.name
-    shipped.parent.mkdir()
-    shipped.write_bytes(cache.read_bytes())
-    _edit(cache, _of_other_code)
-    assert asking._unknown(problems) == problems
-    monkeypatch.setattr(paths, "shipped_cache", lambda: shipped.parent)
-    assert asking._unknown(problems) == []
-
-
-def test_transfer_passes_over_what_was_transferred_unless_it_begins_anew(cache):
-    problems = [entry.problem for entry in _entries(cache)]
-    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
-    assert asking._unknown(problems) == asking._unknown(problems, transferred=True) == problems
-    _edit(cache, _of_evidence("transferred"))
-    assert asking._unknown(problems) == []
-    assert set(asking._unknown(problems, transferred=True)) == set(problems)
-    static = session.Session(target=SimpleNamespace(gpu=A100, evidence="static"), output=None)
-    assert static._unknown(problems, transferred=True) == [], "a model's answer would not replace a measured one"
-    _edit(cache, _of_evidence("measured"))
-    assert asking._unknown(problems, transferred=True) == []
-
-
-def test_what_was_transferred_longest_ago_comes_first_and_forward_before_its_backward(cache):
-    _edit(cache, _of_evidence("transferred"))
-    days = {("fwd", 256): 3, ("bwd", 256): 2, ("fwd", 512): 1, ("bwd", 512): 4}
-    entries = [
-        replace(
-            entry,
-            bucket=replace(entry.bucket, seqlen=seqlen),
-            seqlen=seqlen,
-            tuned_at=f"2026-01-0{days[entry.bucket.direction, seqlen]}T00:00:00Z",
-        )
-        for seqlen in (256, 512)
-        for entry in sorted(_entries(cache), key=lambda entry: entry.bucket.direction, reverse=True)
-    ]
-    cache.write_text(DeviceCache.of(A100, entries).to_text(), encoding="utf-8")
-    asked = [entry.problem for entry in entries]
-    asking = session.Session(target=SimpleNamespace(gpu=A100, evidence="measured"), output=None)
-    again = [(problem.direction, problem.seqlen) for problem in asking._unknown(asked, transferred=True)]
-    assert again == [("fwd", 512), ("bwd", 512), ("fwd", 256), ("bwd", 256)]
 
 
 def test_plans_are_judged_beside_what_the_output_folder_holds(cache, tmp_path, monkeypatch):

@@ -1,0 +1,39 @@
+"""The problems that a transfer is for, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from latune.cache.store import read_entries
+from latune.codegen.render import plan_sha256
+from latune.problem import Problem
+from latune.tuner.target import Target
+from latune.tuner.transfer import TRANSFERRED
+
+
+def pending(problems: Sequence[Problem], target: Target, folders: Sequence[Path] = (), *, again: bool = False) -> list[Problem]:
+    """Those whose buckets have no entry that is as good as a transfer's would be.
+
+    What was transferred longest ago comes first of what is transferred again, so that the same command goes on where it was
+    stopped. Both directions stay together, in their order: backward plans are judged behind the forward one.
+
+    Args:
+        folders: where entries are looked for; none: where the dispatcher looks.
+        again: those whose entry was transferred too.
+    """
+    known = read_entries(target.gpu, folders or None)
+    measures = target.evidence == "measured"
+    poorer = ["static"] * measures + [TRANSFERRED] * (measures and again)
+    served = {
+        problem: next((entry for entry in known.get(problem.bucket(), ()) if entry.is_current(plan_sha256)), None)
+        for problem in problems
+    }
+    unknown = {problem: entry for problem, entry in served.items() if entry is None or entry.evidence in poorer}
+    ages = {problem: entry.tuned_at for problem, entry in unknown.items() if entry and entry.evidence == TRANSFERRED}
+    oldest: dict[Problem, str] = {}
+    for problem in unknown:
+        both, age = replace(problem, direction="fwd"), ages.get(problem, "")
+        oldest[both] = min(oldest.get(both, age), age)
+    return sorted(unknown, key=lambda problem: oldest[replace(problem, direction="fwd")])

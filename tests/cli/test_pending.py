@@ -1,0 +1,104 @@
+"""What a transfer passes over, and what comes first of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from latune import paths
+from latune.cache.entry import TOOLCHAIN, DeviceCache, Entry, Resources
+from latune.cache.store import cache_path
+from latune.cli.pending import pending
+from latune.codegen.render import plan_sha256
+from latune.config import Config
+from latune.gpu import find_gpu
+from latune.measurement import Measurement
+from latune.plan import Plan, Step
+from latune.problem import Problem
+
+A100 = find_gpu("a100")
+MEASURING, PREDICTING = (SimpleNamespace(gpu=A100, evidence=evidence) for evidence in ("measured", "static"))
+FORWARD = Problem(direction="fwd", decay="none", dtype="bf16", batch=1, num_heads=2, seqlen=256, head_dim_k=64, head_dim_v=64)
+BACKWARD = replace(FORWARD, direction="bwd")
+BOTH = [FORWARD, BACKWARD]
+
+
+def step(kernel: str) -> Step:
+    choices = {"state_layout": "plain", "loads": "pointer", "decayed": "value"}
+    return Step(
+        kernel=kernel,
+        config=Config.of("sequential", choices=choices, constexprs=dict.fromkeys(("BLOCK_D", "BLOCK_E", "BLOCK_N"), 64)),
+    )
+
+
+def entry(problem: Problem, evidence: str = "measured", day: int = 1, sha256: str | None = None) -> Entry:
+    plan = Plan(tuple(map(step, {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}[problem.direction])))
+    samples = 0 if evidence == "static" else 20
+    interval = {} if evidence == "static" else {"ci_low_ms": 0.2, "ci_high_ms": 0.4}
+    return Entry(
+        bucket=problem.bucket(),
+        batch=problem.batch,
+        num_heads=problem.num_heads,
+        seqlen=problem.seqlen,
+        plan=plan,
+        alternates=(),
+        measurement=Measurement(outcome="ok", median_ms=0.3, samples=samples, **interval),
+        evidence=evidence,
+        resources=tuple(
+            Resources(name=f"{step.kernel}_kernel", registers=64, spill_bytes=0, shared_bytes=1024, num_warps=4)
+            for step in plan.steps
+        ),
+        roof_ms=0.1,
+        toolchain=dict.fromkeys(TOOLCHAIN, "1.0"),
+        template_sha256=sha256 or plan_sha256(problem.bucket(), plan),
+        tuned_at=f"2026-01-{day:02}T00:00:00Z",
+        study="study",
+    )
+
+
+@pytest.fixture(autouse=True)
+def shipped(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the shipped cache, empty."""
+    monkeypatch.setattr(paths, "shipped_cache", lambda: tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+def write(folder: Path, *entries: Entry) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cache_path(folder, A100).write_text(DeviceCache.of(A100, entries).to_text(), encoding="utf-8")
+
+
+def test_what_has_an_entry_is_passed_over(own_cache: Path) -> None:
+    assert pending(BOTH, MEASURING) == BOTH
+    write(own_cache / "cache", entry(FORWARD))
+    assert pending(BOTH, MEASURING) == [BACKWARD]
+    assert pending(BOTH, MEASURING, [own_cache / "elsewhere"]) == BOTH, "a folder to write to is all that counts"
+
+
+def test_an_entry_of_other_code_is_none(own_cache: Path, shipped: Path) -> None:
+    write(own_cache / "cache", *(entry(problem, sha256="0" * 64) for problem in BOTH))
+    assert pending(BOTH, MEASURING) == BOTH
+    write(shipped, entry(FORWARD))
+    assert pending(BOTH, MEASURING) == [BACKWARD], "the shipped one is of this code"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "once", "again"), [("static", True, True), ("transferred", False, True), ("measured", False, False)]
+)
+def test_what_is_worth_less_than_a_transfer_is_not(own_cache: Path, evidence: str, once: bool, again: bool) -> None:
+    write(own_cache / "cache", *(entry(problem, evidence) for problem in BOTH))
+    assert pending(BOTH, MEASURING) == BOTH * once
+    assert pending(BOTH, MEASURING, again=True) == BOTH * again
+    assert pending(BOTH, PREDICTING, again=True) == [], "a model's answer is worth no more than any of these"
+
+
+def test_what_was_transferred_longest_ago_comes_first_and_forward_before_its_backward(own_cache: Path) -> None:
+    short, long = (replace(FORWARD, seqlen=seqlen) for seqlen in (256, 512))
+    days = {short: 3, replace(short, direction="bwd"): 2, long: 1, replace(long, direction="bwd"): 4}
+    write(own_cache / "cache", *(entry(problem, "transferred", day) for problem, day in days.items()))
+    new = replace(FORWARD, seqlen=1024)
+    in_order = [new, long, replace(long, direction="bwd"), short, replace(short, direction="bwd")]
+    assert pending([*days, new], MEASURING, again=True) == in_order
