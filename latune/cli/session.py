@@ -138,10 +138,13 @@ class Session:
     def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
         """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
         try:
+            handed = problem.direction == "fwd" and self._hands_over(problem)
             starts = starts_of(problem, self.target.gpu, self._folders)
             tuned = tuned_by(evaluate=self.target.evaluator(problem, self._folders), starts=starts)
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
+            if handed and not self._hands_over(problem):
+                self.unhanded.append(problem)
         except KeyboardInterrupt:
             self.interrupted = True
         except LatuneError as error:
@@ -152,11 +155,8 @@ class Session:
         say(f"{problem}: {why}")
 
     def _write(self, problem: Problem, tuned: Tuned) -> None:
-        handed = problem.direction == "fwd" and self._hands_over(problem)
         self.path = write_entries(self.target.gpu, [tuned.entry], self.output)
         self.tuned[problem] = tuned
-        if handed and not self._hands_over(problem):
-            self.unhanded.append(problem)
         kept = read_file(self.path, self.target.gpu).entries[tuned.entry.bucket]
         if kept != tuned.entry:
             say(f"{tuned.entry.bucket}: the file keeps its {kept.evidence} entry of {kept.tuned_at}")
