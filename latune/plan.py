@@ -106,6 +106,8 @@ FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """The complete plans of a direction, as the names of their kernels in launch order."""
 
 
+_OUTPUTS = ("o", "dq", "dk", "dv")
+
 _LAUNCH_PDL = "launch_pdl"
 """Triton's name for programmatic dependent launch, by which a plan in JSON says in each of its steps that it is chained."""
 
@@ -154,8 +156,9 @@ class Plan:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the tensors it computes, in the order the generated module returns them."""
-        return tuple(name for kernel in self.kernels for name in kernel.outputs)
+        """Names of the tensors it computes, in the order the generated module returns them, whatever that of the launches."""
+        computed = {name for kernel in self.kernels for name in kernel.outputs}
+        return tuple(name for name in _OUTPUTS if name in computed)
 
     @property
     def reads_checkpoints(self) -> bool:

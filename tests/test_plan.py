@@ -74,9 +74,9 @@ def test_every_kernel_is_in_a_form() -> None:
     assert {name for forms in FORMS.values() for form in forms for name in form} == set(KERNELS)
 
 
-def test_outputs_follow_the_launches() -> None:
-    assert plan("dq", "dkdv").outputs == ("dq", "dk", "dv")
-    assert plan("dv", "dq").outputs == ("dv", "dq")
+def test_outputs_are_in_one_order_whatever_that_of_the_launches() -> None:
+    assert plan("dq", "dkdv").outputs == plan("dkdv", "dq").outputs == ("dq", "dk", "dv")
+    assert plan("dv", "dq").outputs == ("dq", "dv")
 
 
 def test_an_unknown_kernel_is_refused() -> None:

@@ -84,6 +84,11 @@ class ModuleView:
         return [f"{heads[step.name]} * {step.name}_segments" for step in self._making_states]
 
     @property
+    def lender(self) -> str | None:
+        """The output of the last step whose memory holds the states of other steps' segments; None where none does."""
+        return self.steps[-1].out.name if any(step.borrows for step in self.steps) else None
+
+    @property
     def _making_states(self) -> list[StepView]:
         return [step for step in self.steps if step.makes_states]
 

@@ -46,8 +46,16 @@ def render(problem: Problem, plan: Plan) -> Source:
     """
     _check(problem, plan)
     last = len(plan.steps) - 1
+    lends = StepView(problem=problem, step=plan.steps[last]).given
     steps = [
-        StepView(problem=problem, step=step, follows=index > 0, precedes=index < last, chained=plan.is_chained)
+        StepView(
+            problem=problem,
+            step=step,
+            follows=index > 0,
+            precedes=index < last,
+            chained=plan.is_chained,
+            may_borrow=lends and index < last,
+        )
         for index, step in enumerate(plan.steps)
     ]
     module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)

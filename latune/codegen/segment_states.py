@@ -1,5 +1,7 @@
 """Plans that keep the states of their segments, and plans whose dq is given them in place of making its own.
 
+Such a dq is launched last: until then its memory holds the states of the segments of dk and dv.
+
 Segment states are [B * H, segments, D * E] in fp32, as their maker's first pass and scan leave them, each state as its maker
 holds it, [D, E] or transposed: whoever reads them is told which.
 """
@@ -33,7 +35,8 @@ def given_states(backward: Plan, kept: Plan, problem: Problem) -> Plan | None:
     (keeper,) = kept.steps
     if not any(_is_cut_alike(step, keeper, problem) for step in backward.steps):
         return None
-    return backward.with_steps(_given(step, keeper) if step.kernel == "dq" else step for step in backward.steps)
+    others = (step for step in backward.steps if step.kernel != "dq")
+    return backward.with_steps([*others, *(_given(step, keeper) for step in backward.steps if step.kernel == "dq")])
 
 
 def states_key(forward: Plan, problem: Problem) -> tuple[str, ...]:

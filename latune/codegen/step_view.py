@@ -37,11 +37,13 @@ class StepView(StateFlow):
         follows: another step of the plan comes before it.
         precedes: another one comes after it.
         chained: its kernels are launched before those ahead of them have ended.
+        may_borrow: the last step, which is another, has no scratch of its own: until then its output's memory is free.
     """
 
     follows: bool = False
     precedes: bool = False
     chained: bool = False
+    may_borrow: bool = False
 
     scan_block: ClassVar[int] = 512
     scan_stages: ClassVar[int] = 4
@@ -49,6 +51,11 @@ class StepView(StateFlow):
     @property
     def name(self) -> str:
         return self.step.kernel
+
+    @property
+    def borrows(self) -> bool:
+        """The states of its segments lie in the memory of what the last step computes."""
+        return self.may_borrow and self.makes_states
 
     @property
     def config(self) -> str:

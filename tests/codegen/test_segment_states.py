@@ -37,13 +37,13 @@ def test_a_forward_plan_in_segments_keeps_their_states_and_no_other(plan_of: Pla
 
 @pytest.mark.parametrize("algorithm", ["split", "scan"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
-def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums(
+def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums_and_comes_last(
     problem_of: ProblemOf, plan_of: PlanOf, layout: str, algorithm: str
 ) -> None:
     kept, behind = kept_of(plan_of("o", **{**CUT, "algorithm": algorithm}, state_layout=layout)), backward(plan_of)
     plan = given_states(behind, kept, problem_of(**SIX_HEADS))
     assert plan is not None
-    dq, dkdv = plan.steps
+    dkdv, dq = plan.steps
     choices = {"segment_states": "given", "given_layout": layout, "state_layout": "plain"}
     assert dq.config.algorithm == algorithm and choices.items() <= dict(dq.config.choices).items()
     assert dkdv == behind.steps[1]

@@ -132,6 +132,21 @@ def test_states_go_from_one_pass_to_the_other(serve) -> None:
     assert isinstance(next(iter(memo.KEEPING.calls.values())), Replay)
 
 
+@pytest.mark.parametrize(("programs", "fit"), [(12, True), (24, False)])
+def test_states_of_dk_and_dv_lie_where_dq_will_be_if_they_fit(serve, programs: int, fit: bool) -> None:
+    """Those of two segments do, of four not."""
+    gpu = serve((AHEAD,), (Plan((step("dq"), step("dkdv", programs=programs))),))
+    do = torch.randn(2, HEADS, SEQLEN, E, dtype=torch.bfloat16)
+    for _ in range(3):
+        given = tensors()
+        kept = forward(given)
+        gpu.jit.clear()
+        gpu.direct.clear()
+        dq, *_ = kernels.backward(*given, 0.5, do, None, None, kept)
+        assert [dq.data_ptr() in arguments for _, arguments in gpu.jit or gpu.direct] == [fit, fit, True]
+    assert gpu.jit == [], "replayed"
+
+
 def test_checkpoints_go_from_one_pass_to_the_other(serve) -> None:
     gpu, kept = serve((WHOLE,), (WALK, BEHIND)), []
     for _ in range(3):
