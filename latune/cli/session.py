@@ -119,6 +119,7 @@ class Session:
                     say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
 
     def _foresee(self, problem: Problem, spaces: Mapping[str, Space]) -> None:
+        """By what the cache holds now, to which the problem at hand may add."""
         starts = starts_of(problem, self.target.gpu, self._folders)
         foresee_transfer(problem, spaces, self.target.evaluator(problem, self._folders), starts)
 

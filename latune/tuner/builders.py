@@ -131,6 +131,7 @@ class ParallelBuilder:
             return
         try:
             future.set_result(self._compile(job))
+        # Whatever it is: who waits for the future would wait for ever.
         except BaseException as error:
             future.set_exception(error)
 

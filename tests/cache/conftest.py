@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from entries import valid_entry
 
-from latune.cache.entry import TOOLCHAIN, Entry, Resources
+from latune.cache.entry import Entry
 from latune.config import Config
-from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 
@@ -28,26 +28,8 @@ def make_problem(**changes: object) -> Problem:
 def make_entry(problem: Problem | None = None, **changes: object) -> Entry:
     """A valid entry for the bucket of ``problem``; ``changes`` replace its fields."""
     problem = problem or make_problem()
-    samples = 0 if changes.get("evidence") == "static" else 40
-    fields = {
-        "bucket": problem.bucket(),
-        "batch": problem.batch,
-        "num_heads": problem.num_heads,
-        "seqlen": problem.seqlen,
-        "plan": make_plan(problem.direction),
-        "alternates": (make_plan(problem.direction, block_n=32),),
-        "measurement": Measurement(
-            outcome="ok", median_ms=0.3, ci_low_ms=0.29, ci_high_ms=0.31, samples=samples, errors=(("o", 0.002),)
-        ),
-        "evidence": "measured",
-        "resources": (Resources(name="o", registers=168, spill_bytes=0, shared_bytes=98304, num_warps=8),),
-        "roof_ms": 0.25,
-        "toolchain": dict.fromkeys(TOOLCHAIN, "1.0"),
-        "template_sha256": CODE,
-        "tuned_at": "2026-01-31T12:00:00Z",
-        "study": "study",
-    }
-    return Entry(**{**fields, **changes})  # type: ignore[arg-type]
+    fields = {"plan": make_plan(problem.direction), "alternates": (make_plan(problem.direction, block_n=32),)}
+    return valid_entry(problem, **{**fields, "template_sha256": CODE, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

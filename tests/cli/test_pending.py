@@ -7,15 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from entries import valid_entry
 
 from latune import paths
-from latune.cache.entry import TOOLCHAIN, DeviceCache, Entry, Resources
+from latune.cache.entry import DeviceCache, Entry
 from latune.cache.store import cache_path
 from latune.cli.pending import pending
-from latune.codegen.render import plan_sha256
 from latune.config import Config
 from latune.gpu import find_gpu
-from latune.measurement import Measurement
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
@@ -34,29 +33,10 @@ def step(kernel: str) -> Step:
     )
 
 
-def entry(problem: Problem, evidence: str = "measured", day: int = 1, sha256: str | None = None) -> Entry:
+def entry(problem: Problem, evidence: str = "measured", day: int = 1, **changes: str) -> Entry:
     plan = Plan(tuple(map(step, {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}[problem.direction])))
-    samples = 0 if evidence == "static" else 20
-    interval = {} if evidence == "static" else {"ci_low_ms": 0.2, "ci_high_ms": 0.4}
-    return Entry(
-        bucket=problem.bucket(),
-        batch=problem.batch,
-        num_heads=problem.num_heads,
-        seqlen=problem.seqlen,
-        plan=plan,
-        alternates=(),
-        measurement=Measurement(outcome="ok", median_ms=0.3, samples=samples, **interval),
-        evidence=evidence,
-        resources=tuple(
-            Resources(name=f"{step.kernel}_kernel", registers=64, spill_bytes=0, shared_bytes=1024, num_warps=4)
-            for step in plan.steps
-        ),
-        roof_ms=0.1,
-        toolchain=dict.fromkeys(TOOLCHAIN, "1.0"),
-        template_sha256=sha256 or plan_sha256(problem.bucket(), plan),
-        tuned_at=f"2026-01-{day:02}T00:00:00Z",
-        study="study",
-    )
+    fields = {"evidence": evidence, "tuned_at": f"2026-01-{day:02}T00:00:00Z"}
+    return valid_entry(problem, plan, **fields, **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +59,7 @@ def test_what_has_an_entry_is_passed_over(own_cache: Path) -> None:
 
 
 def test_an_entry_of_other_code_is_none(own_cache: Path, shipped: Path) -> None:
-    write(own_cache / "cache", *(entry(problem, sha256="0" * 64) for problem in BOTH))
+    write(own_cache / "cache", *(entry(problem, template_sha256="0" * 64) for problem in BOTH))
     assert pending(BOTH, MEASURING) == BOTH
     write(shipped, entry(FORWARD))
     assert pending(BOTH, MEASURING) == [BACKWARD], "the shipped one is of this code"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from entries import valid_entry
 
-from latune.cache.entry import TOOLCHAIN, Entry
+from latune.cache.entry import Entry
 from latune.cache.store import write_entries
 from latune.cli import verify as command
-from latune.codegen.render import plan_sha256
 from latune.codegen.space import load_space
 from latune.config import Config
 from latune.gpu import find_gpu
@@ -28,22 +29,9 @@ AHEAD = Plan((Step(kernel="o", config=Config.of("split")),))
 
 
 def _entry(seqlen: int) -> Entry:
-    problem = Problem(**{**{name: getattr(PROBLEM, name) for name in PROBLEM.__dataclass_fields__}, "seqlen": seqlen})
+    problem = replace(PROBLEM, seqlen=seqlen)
     plan = Plan((Step(kernel="o", config=load_space("stream").default(problem, H200, KERNELS["o"])),))
-    return Entry(
-        bucket=problem.bucket(),
-        batch=1,
-        num_heads=4,
-        seqlen=seqlen,
-        plan=plan,
-        measurement=Measurement(outcome="ok", median_ms=0.1, samples=9),
-        evidence="measured",
-        resources=(),
-        toolchain=dict.fromkeys(TOOLCHAIN, "1"),
-        template_sha256=plan_sha256(problem.bucket(), plan),
-        tuned_at="2026-01-31T12:00:00Z",
-        study="study",
-    )
+    return valid_entry(problem, plan)
 
 
 @pytest.fixture

@@ -112,8 +112,11 @@ def test_states_that_lie_where_dq_will_be_are_right(dtype: str, algorithm: str, 
     plan = Plan((stream("dq", programs=8), *(replace(x, config=replace(x.config, algorithm=algorithm)) for x in steps)))
     relay = Relay.of(plan, problem, Plan((stream("o", programs=8),)))
     assert relay is not None
-    fixture = Fixture(problem=problem, cases=(timed_case(problem, torch.device("cpu"), 0),), fingerprint=0)
-    assert verify(Resumed.load(relay).launch, plan, fixture).ok
+    form, case = Resumed.load(relay), timed_case(problem, torch.device("cpu"), 0)
+    assert verify(form.launch, plan, Fixture(problem=problem, cases=(case,), fingerprint=0)).ok
+    _, *alone = case.inputs.launch(load(render(problem, plan)))
+    _, *behind = form.launch(case.inputs)
+    assert all(map(torch.equal, behind, alone)), "dk and dv, from states as precise as those in memory of their own"
 
 
 def test_a_plan_that_is_handed_nothing_is_timed_from_its_inputs() -> None:

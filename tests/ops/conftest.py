@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from latune.ops import context, direct, replay
+from latune.ops import context, direct, dispatch, opaque, replay
+from latune.plan import Plan
 
 TMA = {"swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [1, 1, 32, 64], "fp4_padded": False}
 
@@ -113,3 +116,40 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
         monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))
     direct.launcher.cache_clear()
     return gpu
+
+
+@pytest.fixture
+def serve(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeTriton]]:
+    """The fake GPU; called with forward and backward plans, the first of each serves until it fails."""
+    monkeypatch.setattr(dispatch, "device_gpu", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+
+    def serving(ahead: tuple[Plan, ...], behind: tuple[Plan, ...]):
+        def resolve(problem, gpu):
+            plans = ahead if problem.direction == "fwd" else behind
+            return SimpleNamespace(step="exact", entry=None, candidates=iter([(plan, "a plan") for plan in plans]))
+
+        monkeypatch.setattr(dispatch, "resolve", resolve)
+        dispatch.forget_decisions()
+        return fake
+
+    yield serving
+    dispatch.forget_decisions()
+    opaque._failed.clear()
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Called with a choice: no module with it launches from then on, but by replays."""
+
+    def refusing(choice: str) -> None:
+        launch = JITFunction.run
+
+        def run(jit, *arguments, **options):  # type: ignore[no-untyped-def]
+            if f" {choice} " in Path(jit.fn.__code__.co_filename).read_text():
+                raise OutOfResources(300_000, 232_448, "shared memory")
+            return launch(jit, *arguments, **options)
+
+        monkeypatch.setattr(JITFunction, "run", run)
+
+    return refusing

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 import triton
+from entries import valid_entry
 from triton.runtime.errors import OutOfResources
 
 from latune import paths
-from latune.cache.entry import TOOLCHAIN, Entry
 from latune.cache.store import write_entries
 from latune.cli.shapes import problems_of
 from latune.cli.tune import tune
@@ -27,7 +27,6 @@ from latune.codegen.space import load_space
 from latune.config import Config
 from latune.errors import RenderError
 from latune.gpu import find_gpu
-from latune.measurement import Measurement
 from latune.ops import dispatch
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
@@ -205,20 +204,7 @@ def _entry(code=None, **changes):
     """A measured entry, of the code that its plan gives unless told otherwise."""
     problem = replace(PROBLEM, **changes)
     plan = Plan((Step(kernel="o", config=load_space("stream").default(problem, H200, KERNELS["o"])),))
-    return Entry(
-        bucket=problem.bucket(),
-        batch=problem.batch,
-        num_heads=problem.num_heads,
-        seqlen=problem.seqlen,
-        plan=plan,
-        measurement=Measurement(outcome="ok", median_ms=0.1, samples=9),
-        evidence="measured",
-        resources=(),
-        toolchain=dict.fromkeys(TOOLCHAIN, "1"),
-        template_sha256=code or render.plan_sha256(problem.bucket(), plan),
-        tuned_at="2026-01-31T12:00:00Z",
-        study="study",
-    )
+    return valid_entry(problem, plan, **({"template_sha256": code} if code else {}))
 
 
 @pytest.fixture

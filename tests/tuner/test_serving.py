@@ -7,10 +7,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from entries import valid_entry
 
-from latune.cache.entry import TOOLCHAIN, Entry, Resources
 from latune.cache.store import write_entries
-from latune.codegen.render import plan_sha256
 from latune.errors import BuildError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
@@ -38,28 +37,9 @@ def plans(fake_builds: ModuleType) -> list[Plan]:
     return [fake_builds.one("o", fake_builds.config(num_warps=warps)) for warps in (4, 8)]
 
 
-def entry(plan: Plan, problem: Problem = FORWARD) -> Entry:
-    return Entry(
-        bucket=problem.bucket(),
-        batch=problem.batch,
-        num_heads=problem.num_heads,
-        seqlen=problem.seqlen,
-        plan=plan,
-        alternates=(),
-        measurement=Measurement(outcome="ok", median_ms=0.3, ci_low_ms=0.29, ci_high_ms=0.31, samples=40),
-        evidence="measured",
-        resources=(Resources(name="o_kernel", registers=168, spill_bytes=0, shared_bytes=98304, num_warps=8),),
-        roof_ms=0.25,
-        toolchain=dict.fromkeys(TOOLCHAIN, "1.0"),
-        template_sha256=plan_sha256(problem.bucket(), plan),
-        tuned_at="2026-01-31T12:00:00Z",
-        study="study",
-    )
-
-
 def test_it_is_what_the_dispatcher_would_run(plans: list[Plan]) -> None:
     assert serving_plan(FORWARD, GPU) == resolve(FORWARD, GPU).plan, "the default of the search space"
-    write_entries(GPU, [entry(plans[0])])
+    write_entries(GPU, [valid_entry(FORWARD, plans[0])])
     assert serving_plan(FORWARD, GPU) == serving_plan(LONGER, GPU) == plans[0]
     narrow = replace(FORWARD, head_dim_k=120)
     assert serving_plan(narrow, GPU) == plans[0], "as it is padded"
@@ -67,17 +47,17 @@ def test_it_is_what_the_dispatcher_would_run(plans: list[Plan]) -> None:
 
 def test_the_folder_that_is_written_to_comes_first_where_it_has_the_very_bucket(plans: list[Plan], tmp_path: Path) -> None:
     folder = tmp_path / "output"
-    write_entries(GPU, [entry(plans[0])])
-    write_entries(GPU, [entry(plans[1])], folder)
+    write_entries(GPU, [valid_entry(FORWARD, plans[0])])
+    write_entries(GPU, [valid_entry(FORWARD, plans[1])], folder)
     assert serving_plan(FORWARD, GPU, [folder]) == plans[1]
     assert serving_plan(FORWARD, GPU) == serving_plan(LONGER, GPU, [folder]) == plans[0]
 
 
 @pytest.mark.parametrize("change", [{"template_sha256": "0" * 64}, {"evidence": "static"}])
 def test_what_is_out_of_date_or_predicted_in_that_folder_does_not(plans: list[Plan], tmp_path: Path, change: dict) -> None:
-    write_entries(GPU, [entry(plans[0])])
-    unmeasured = Measurement(outcome="ok", median_ms=0.3) if "evidence" in change else entry(plans[1]).measurement
-    write_entries(GPU, [replace(entry(plans[1]), measurement=unmeasured, **change)], tmp_path / "output")
+    write_entries(GPU, [valid_entry(FORWARD, plans[0])])
+    unmeasured = {"measurement": Measurement(outcome="ok", median_ms=0.3)} if "evidence" in change else {}
+    write_entries(GPU, [valid_entry(FORWARD, plans[1], **change, **unmeasured)], tmp_path / "output")
     assert serving_plan(FORWARD, GPU, [tmp_path / "output"]) == plans[0]
 
 
@@ -89,9 +69,9 @@ def test_plans_that_cut_the_sequence_alike_hand_over(fake_builds: ModuleType, tm
             Step(kernel="dkdv", config=fake_builds.config(**cut, block_d=None, block_e=None)),
         )
     )
-    write_entries(GPU, [entry(fake_builds.one("o", fake_builds.config(**cut))), entry(backward, BACKWARD)])
+    write_entries(GPU, [valid_entry(FORWARD, fake_builds.one("o", fake_builds.config(**cut))), valid_entry(BACKWARD, backward)])
     assert hands_over(FORWARD, GPU) and hands_over(BACKWARD, GPU) and hands_over(replace(BACKWARD, head_dim_k=120), GPU)
-    write_entries(GPU, [entry(fake_builds.one("o", fake_builds.config()))], tmp_path / "output")
+    write_entries(GPU, [valid_entry(FORWARD, fake_builds.one("o", fake_builds.config()))], tmp_path / "output")
     assert not hands_over(FORWARD, GPU, [tmp_path / "output"]), "whole heads leave no states of segments"
     assert hands_over(FORWARD, GPU)
 
@@ -109,8 +89,8 @@ def target(refused: Plan | None = None) -> Target:
 
 
 def test_measured_backward_plans_are_judged_behind_it(plans: list[Plan], tmp_path: Path) -> None:
-    write_entries(GPU, [entry(plans[0])])
-    write_entries(GPU, [entry(plans[1])], tmp_path)
+    write_entries(GPU, [valid_entry(FORWARD, plans[0])])
+    write_entries(GPU, [valid_entry(FORWARD, plans[1])], tmp_path)
     assert target().evaluator(BACKWARD).ahead == target().ahead(BACKWARD) == plans[0]
     assert target().evaluator(BACKWARD, [tmp_path]).ahead == plans[1]
     assert target().evaluator(FORWARD).ahead is None
@@ -118,5 +98,5 @@ def test_measured_backward_plans_are_judged_behind_it(plans: list[Plan], tmp_pat
 
 
 def test_a_forward_plan_that_does_not_compile_is_ahead_of_nothing(plans: list[Plan]) -> None:
-    write_entries(GPU, [entry(plans[0])])
+    write_entries(GPU, [valid_entry(FORWARD, plans[0])])
     assert target(refused=plans[0]).ahead(BACKWARD) is None
