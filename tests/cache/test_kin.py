@@ -83,6 +83,7 @@ def shipped() -> Iterator[Path]:
 @pytest.mark.parametrize("kind", [{"dtype": "fp16"}, {"decay": "none"}], ids=str)
 def test_what_is_carried_of_the_shipped_caches_is_in_the_search_space_and_renders(path: Path, kind: dict[str, str]) -> None:
     gpu = find_gpu(path.stem.removeprefix("nvidia-"))
+    spaces = {name: load_space(name) for name in {kernel.space for kernel in KERNELS.values()}}
     seen: set[tuple[object, ...]] = set()
     for bucket, entry in read_file(path, gpu).entries.items():
         problem = replace(bucket.problem(), **kind)
@@ -92,7 +93,7 @@ def test_what_is_carried_of_the_shipped_caches_is_in_the_search_space_and_render
             continue
         seen.add(key)
         for step in own.steps:
-            space = load_space(KERNELS[step.kernel].space)
+            space = spaces[KERNELS[step.kernel].space]
             assert space.feasible(step.config, problem, gpu, KERNELS[step.kernel]) is None, (str(problem), str(own))
         assert plan_sha256(problem.bucket(), own) == render(problem, own).code_sha256
     assert len(seen) > 50
