@@ -14,6 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.compiler.errors import CompilationError
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from latune.codegen.launches import Launch, record_launches
 from latune.codegen.load import load
@@ -103,13 +104,20 @@ def compile_launch(launch: Launch, gpu: Gpu) -> CompiledKernel:
     Raises:
         BuildError: the compiler refuses it.
     """
-    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    language = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source = language(launch.kernel, launch.signature, launch.constants, launch.attributes)
     target = GPUTarget("cuda", gpu.arch, _WARP_SIZE)
     try:
         return triton.compile(source, target=target, options=launch.options)
     except (CompilationError, RuntimeError, ValueError, AssertionError, subprocess.CalledProcessError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        cause = _first_cause(error)
+        reason = str(cause).strip().splitlines() or [type(cause).__name__]
         raise BuildError(f"{launch.kernel.__name__} does not compile for sm_{gpu.arch}: {reason[-1]}") from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error in a function that the kernel calls has come of: the outer ones say no more than where."""
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
 def _resources(binary: bytes) -> tuple[int, int]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDescriptor
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from latune.codegen.dtypes import TORCH_DTYPES
+from latune.codegen.load import with_kernels
 from latune.problem import Problem
 
 _POINTER_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -45,16 +47,11 @@ class Launch:
 
 
 def record_launches(module: ModuleType, problem: Problem) -> list[Launch]:
-    """Runs the module's host function on tensors without storage and notes its launches instead of making them.
-
-    The module's kernels are replaced for good: load a module of its own for this.
-    """
+    """Runs the module's host function on tensors without storage and notes its launches instead of making them."""
     launches: list[Launch] = []
-    for name, value in list(vars(module).items()):
-        if isinstance(value, JITFunction):
-            setattr(module, name, _Recorder(value, launches.append))
     function = getattr(module, {"fwd": "forward", "bwd": "backward"}[problem.direction])
-    function(**_arguments(function, problem))
+    recorded = with_kernels(function, lambda kernel: _Recorder(kernel, launches.append))
+    recorded(**_arguments(function, problem))
     return launches
 
 
@@ -89,8 +86,9 @@ def _launch(kernel: JITFunction, programs: int, args: tuple[object, ...], kwargs
 def _type_name(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return _POINTER_TYPES[value.dtype]
-    if isinstance(value, TensorDescriptor):
-        return f"tensordesc<{_POINTER_TYPES[value.base.dtype][1:]}{list(value.block_shape)}>"
+    if isinstance(value, (TensorDescriptor, SharedDescriptor)):
+        layout = f",{value.layout!r}" if isinstance(value, SharedDescriptor) else ""
+        return f"tensordesc<{_POINTER_TYPES[value.base.dtype][1:]}{list(value.block_shape)}{layout}>"
     if isinstance(value, float):
         return "fp32"
     return "i32" if -(2**31) <= value < 2**31 else "i64"

@@ -12,8 +12,10 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from triton.runtime.jit import JITFunction
 
 from latune import paths
 from latune.codegen.templates import code_sha256, generator_sha256
@@ -57,6 +59,16 @@ def _generated(bucket: Bucket, plan: Plan) -> Path:
 def load(source: Source) -> ModuleType:
     """The module of ``source``, a fresh one at each call. Triton reads a kernel's text from its file."""
     return _import(_file(source.text, lambda: source.text))
+
+
+def with_kernels(function: Callable[..., Any], stand_in: Callable[[JITFunction], object]) -> Callable[..., Any]:
+    """A generated module's host function over ``stand_in(kernel)`` in the place of each kernel.
+
+    The module keeps its own: other threads may run it meanwhile.
+    """
+    assert isinstance(function, FunctionType), f"expected a generated module's function, got {function!r}"
+    names = {name: stand_in(x) if isinstance(x, JITFunction) else x for name, x in function.__globals__.items()}
+    return FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
 
 
 def _file(identity: str, text: Callable[[], str]) -> Path:

@@ -76,6 +76,11 @@ class StepView(StateFlow):
         return str(self._values["loads"])
 
     @property
+    def specialized(self) -> bool:
+        """Loads, scores and the walk have warps of their own (see specialized.jinja)."""
+        return self.loads == "specialized"
+
+    @property
     def dtype(self) -> str:
         return TL_DTYPES[self.problem.dtype]
 
@@ -93,6 +98,11 @@ class StepView(StateFlow):
         config = self.step.config
         fixed = [("num_warps", config.num_warps), ("num_stages", config.num_stages), ("enable_fp_fusion", True)]
         return [*fixed, *config.options]
+
+    @property
+    def main_options(self) -> list[tuple[str, object]]:
+        """Of the main kernel: one with warps of its own for loads has its stages in shared memory itself."""
+        return [(name, value) for name, value in self.launch_options if not (self.specialized and name == "num_stages")]
 
     @property
     def states_stages(self) -> int:
@@ -204,6 +214,43 @@ class StepView(StateFlow):
     def lengths(self) -> list[str]:
         segments = ["segment_rows", "num_segments"] if self.segmented else []
         return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
+
+    # Of a specialized kernel, what each of its parts is given (see specialized.jinja), those in capitals at compile time.
+
+    @property
+    def load_arguments(self) -> list[str]:
+        inputs = [tensor.name for tensor in self.inputs]
+        place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
+        return [*inputs, *self._rings, "filled", "free", *place, "BLOCK_N", "STAGES"]
+
+    @property
+    def score_arguments(self) -> list[str]:
+        place = ["first_row", "seqlen"] if self.ragged_state and not self.reverse else []
+        blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
+        return [*self._rings, *self._made_rings, *self._barriers, *self._slope, "scale", *place, "num_chunks", *blocks]
+
+    @property
+    def walk_arguments(self) -> list[str]:
+        rings = [*self._rings, *self._made_rings, f"staged_{self.out.name}", *self._barriers]
+        lengths = ["seqlen", *(["segment_rows", "num_segments", "i_s"] if self.segmented else [])]
+        heads = ["i_b", "i_h", "i_bh", *(["i_rest"] if self.remainder else [])]
+        blocks = ["D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES", *(["CHECKPOINT_ROWS"] if self.uses_checkpoints else [])]
+        weights = [*self._slope, *self.states, "scale"]
+        return [self.out.name, *rings, *weights, *lengths, *heads, "first_row", "column", "num_chunks", *blocks]
+
+    @property
+    def _rings(self) -> list[str]:
+        return [f"ring_{tensor.name}" for tensor in self.inputs]
+
+    @property
+    def _made_rings(self) -> list[str]:
+        return ["ring_p", *([f"ring_{self.z.name}_decayed"] if self.decay != "none" else [])]
+
+    _barriers: ClassVar[tuple[str, ...]] = ("filled", "free", "made", "used")
+
+    @property
+    def _slope(self) -> list[str]:
+        return ["slope"] if self.decay != "none" else []
 
     def dot(self, left: str, right: str, acc: str | None = None) -> str:
         """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.compiler import CompiledKernel
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDescriptor
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from latune.codegen.load import with_kernels
 from latune.ops.recording import Address, Allocation, Descriptor, HostFunction, Launch, Recording, Scale, Tensors
 
 _aten = torch.ops.aten
@@ -33,7 +34,7 @@ def record(function: HostFunction, arguments: Sequence[Tensor | float]) -> tuple
     own = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
     tape = _Tape()
     with tape:
-        outputs = _watched(function, tape)(*own)
+        outputs = with_kernels(function, lambda kernel: _Watched(kernel, tape))(*own)
     try:
         return outputs, tape.recording(own, outputs)
     except _UnrecordableError:
@@ -107,7 +108,7 @@ class _Symbols:
     def of(self, value: object) -> object:
         if isinstance(value, Tensor):
             return Address(self.number(value))
-        if isinstance(value, TensorDescriptor):
+        if isinstance(value, (TensorDescriptor, SharedDescriptor)):
             return Descriptor(self.number(value.base), tuple(value.shape), tuple(value.strides))
         if value is self._scale:
             return Scale()
@@ -152,10 +153,3 @@ class _Watched:
             self.tape.note(_Launched(self.kernel, self.kernel[grid](*args, **kwargs), grid, args, kwargs))
 
         return launch
-
-
-def _watched(function: HostFunction, tape: _Tape) -> HostFunction:
-    """The same function over watched kernels; other threads may run the original meanwhile."""
-    assert isinstance(function, FunctionType), f"expected a generated module's function, got {function!r}"
-    names = {name: _Watched(x, tape) if isinstance(x, JITFunction) else x for name, x in function.__globals__.items()}
-    return FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)

@@ -17,7 +17,7 @@ The fourth power stands for overlap: the longest term counts, and those close to
                 output and state, tiles passed through shared memory (the rounded state of the plain
                 layout), and spills (each byte written once and read twice).
     waits       20 ns a product, and as much again for every 4 warps; and of the memory latency what the num_stages - 1
-                chunks ahead do not cover.
+                chunks ahead do not cover. Where loads, scores and the walk have warps of their own, one product a chunk.
 
 Shapes: a matrix instruction of compute capability 9.0 takes 64 rows (10.0: 128), and a product of fewer runs at half the
 rate; a warp group left with fewer than 32 columns loses in proportion.
@@ -30,7 +30,8 @@ measured ms, with real builds:
 
     forward 4,32,8192,128   transposed, BLOCK_E 128   .294 / .3005     transposed, 64   .351 / .328     plain, 64   .363 / .350
     forward 1,16,32768,128  in 8 segments             .218 / .2315     dk and dv fused, 4,32,8192,128   .635 / .611
-    forward 4,16,4096,256   plain, BLOCK_E 128        .337 / .409
+    forward 4,16,4096,256   plain, BLOCK_E 128        .337 / .409      warps of their own, 64   .252 / .195
+    forward 1,64,4096,128   warps of their own, 64    .086 / .071      transposed, 64           .089 / .085
 
 It ranks; it does not measure. Inputs that launches share in the L2, bank conflicts and clocks under load are not in it.
 """
@@ -124,9 +125,13 @@ def _predict(view: StepView, kernel: KernelBuild, gpu: Gpu) -> KernelPrediction:
     waves = -(-kernel.programs // (resident * gpu.sms))
     busiest = -(-kernel.programs // gpu.sms)
     pointer = _POINTER_COST if view.loads == "pointer" and gpu.arch >= 90 else 1.0
-    step_ms = _step_ms(view, work, kernel, gpu)
+    # Of warps of their own, those that walk: the others, and the products of theirs, are beside them.
+    walks_alone = view.specialized and kernel.name == f"{view.name}_kernel"
+    num_warps = view.step.config.num_warps if walks_alone else kernel.num_warps
+    step_ms = _step_ms(view, work, kernel, num_warps, gpu)
+    synchronised_ms = (1 if walks_alone else len(work.products)) * _WAIT_MS * (1 + num_warps / 4)
     throughput_ms = work.steps * step_ms * busiest
-    chain_ms = waves * (_LATENCY_MS + work.steps * (step_ms + _waits_ms(work, kernel, step_ms)))
+    chain_ms = waves * (_LATENCY_MS + work.steps * (step_ms + _waits_ms(work, synchronised_ms, step_ms)))
     return KernelPrediction(
         name=kernel.name,
         resident=resident,
@@ -141,9 +146,9 @@ def _clocks_ms(clocks: float, gpu: Gpu) -> float:
     return clocks / _CLOCK_HZ.get(gpu.arch, _USUAL_CLOCK_HZ) * 1e3
 
 
-def _step_ms(view: StepView, work: Work, kernel: KernelBuild, gpu: Gpu) -> float:
+def _step_ms(view: StepView, work: Work, kernel: KernelBuild, num_warps: int, gpu: Gpu) -> float:
     rate = gpu.matrix_tflops * 1e9 / gpu.sms * _MATRIX_SHARE / (_FP32_PRODUCTS if view.problem.dtype == "fp32" else 1)
-    products_ms = sum(2 * m * n * k / (rate * _shape_share(m, n, kernel.num_warps, gpu.arch)) for m, n, k in work.products)
+    products_ms = sum(2 * m * n * k / (rate * _shape_share(m, n, num_warps, gpu.arch)) for m, n, k in work.products)
     spilled_bytes = _SPILL_ACCESSES * kernel.spill_bytes * kernel.num_warps * WARP_SIZE
     clocks = work.elements * _OPERATIONS_AN_ELEMENT / _FP32_LANES.get(gpu.arch, _USUAL_FP32_LANES)
     clocks += (2 * work.staged_bytes + spilled_bytes) / _SHARED_BYTES_A_CLOCK
@@ -160,7 +165,6 @@ def _shape_share(rows: int, columns: int, num_warps: int, arch: int) -> float:
     return full_rows * min(1.0, columns / beside / _MATRIX_COLUMNS)
 
 
-def _waits_ms(work: Work, kernel: KernelBuild, step_ms: float) -> float:
-    synchronised_ms = len(work.products) * _WAIT_MS * (1 + kernel.num_warps / 4)
+def _waits_ms(work: Work, synchronised_ms: float, step_ms: float) -> float:
     ahead = max(work.num_stages - 1, 0)
     return synchronised_ms + max(0.0, _LATENCY_MS - ahead * (step_ms + synchronised_ms))

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from latune.codegen.build import Build, KernelBuild, build
+from latune.codegen.build import Build, KernelBuild, build, compile_launch
 from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints
+from latune.codegen.launches import record_launches
+from latune.codegen.load import load
+from latune.codegen.render import Source
 from latune.codegen.space import load_space
 from latune.errors import BuildError
 from latune.gpu import Gpu, find_gpu
@@ -75,6 +78,23 @@ def test_descriptors_compile(problem_of: ProblemOf, plan_of: PlanOf, name: str) 
     assert built.exceeds(find_gpu(name)) is None
     assert built.shared_bytes > 128 * 1024
     assert built.spill_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "blocks"), [("o", (128, 64)), ("o", (128, 128)), ("o", (256, 64)), ("dk", (128, 128))], ids=str
+)
+def test_warps_of_their_own_compile(problem_of: ProblemOf, plan_of: PlanOf, kernel: str, blocks: tuple[int, int]) -> None:
+    """Beside those that hold the state are four for scores, and a group of four for loads, of which one works."""
+    block_d, block_e = blocks
+    problem = problem_of(KERNELS[kernel].direction, head_dim_k=block_d, head_dim_v=block_d)
+    changes = {"state_layout": "transposed", "branched": "none", "loads": "specialized", "BLOCK_N": 64}
+    stages = 2 if block_d == 256 else 3
+    plan = plan_of(kernel, **changes, BLOCK_D=block_d, BLOCK_E=block_e, num_warps=block_e // 16, num_stages=stages)
+    built = build(problem, plan, H200)
+    (figures,) = built.kernels
+    assert figures.num_warps == block_e // 16 + 8
+    assert figures.spill_bytes == 0
+    assert built.exceeds(H200) is None
 
 
 def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, plan_of: PlanOf) -> None:
@@ -200,3 +220,24 @@ def test_another_length_gives_the_same_binary(problem_of: ProblemOf, plan_of: Pl
 def test_what_does_not_compile_is_a_build_error(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     with pytest.raises(BuildError, match=r"^o_kernel does not compile for sm_90: .+"):
         build(problem_of(), plan_of("o", BLOCK_N=8), H200)
+
+
+def test_a_refusal_of_what_a_kernel_calls_gives_the_reason(problem_of: ProblemOf) -> None:
+    text = """
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+@gluon.jit
+def o_load(q):
+    gl.static_assert(False, "no such part")
+
+@gluon.jit
+def o_kernel(q):
+    o_load(q)
+
+def forward(q, k, v, slopes, scale):
+    o_kernel[(1,)](q, num_warps=4)
+"""
+    (launch,) = record_launches(load(Source(text=text, sha256="")), problem_of())
+    with pytest.raises(BuildError, match=r"^o_kernel does not compile for sm_90: .*no such part"):
+        compile_launch(launch, H200)

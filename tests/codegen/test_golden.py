@@ -1,4 +1,4 @@
-"""Five whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Six whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def forward(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     return problem_of(batch=4, num_heads=32, seqlen=8192), plan
 
 
+def forward_by_warps_of_their_own(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
+    plan = plan_of("o", algorithm="split", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=3)
+    return problem_of(batch=1, num_heads=8, seqlen=8192, needs_final_state=True), plan
+
+
 def backward_split_and_fused(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     shape = {"dtype": "fp16", "batch": 1, "seqlen": 32768, "head_dim_k": 64, "head_dim_v": 96}
     problem = problem_of("bwd", **shape, has_initial_state=True, needs_final_state=True)
@@ -54,7 +60,14 @@ def backward_in_one_walk_of_segments(problem_of: ProblemOf, plan_of: PlanOf) -> 
     return problem, plan_of("dqdkdv", algorithm="split", loads="tma", decayed="key", BLOCK_N=64, PROGRAMS=256)
 
 
-CASES = (forward, backward_split_and_fused, backward_three_streams, backward_in_one_walk, backward_in_one_walk_of_segments)
+CASES = (
+    forward,
+    forward_by_warps_of_their_own,
+    backward_split_and_fused,
+    backward_three_streams,
+    backward_in_one_walk,
+    backward_in_one_walk_of_segments,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

@@ -36,6 +36,23 @@ def test_signature_constants_and_options(problem_of: ProblemOf, plan_of: PlanOf)
     assert list(launch.signature) == launch.kernel.arg_names
 
 
+def test_descriptors_name_the_layout_of_their_tiles_where_a_kernel_asks_for_it(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    blocks = {"state_layout": "transposed", "BLOCK_N": 64, "BLOCK_E": 64}
+    (tma,) = launches(problem_of(), plan_of("o", loads="tma", **blocks))
+    (specialized,) = launches(problem_of(), plan_of("o", loads="specialized", num_stages=3, **blocks))
+    assert tma.signature["v"] == "tensordesc<bf16[1, 1, 64, 64]>"
+    assert specialized.signature["v"].startswith("tensordesc<bf16[1, 1, 64, 64],NVMMASharedLayout(swizzle_byte_width=128")
+    assert specialized.constants["STAGES"] == 3
+    assert "num_stages" not in specialized.options
+
+
+def test_recording_leaves_the_module_as_it_was(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    module = load(render(problem_of(), plan_of("o")))
+    kernel = module.o_kernel
+    record_launches(module, problem_of())
+    assert module.o_kernel is kernel
+
+
 def test_pointers_and_strides_are_aligned_and_lengths_are_not(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     (launch,) = launches(problem_of(batch=16, num_heads=16, seqlen=1024), plan_of("o"))
     assert {"q", "o", "slopes", "stride_qb", "stride_qh", "stride_qn"} <= set(launch.aligned)

@@ -7,13 +7,12 @@ import hashlib
 import itertools
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from renderings import body, check_formatted, check_line_length, check_names, write
 
 from latune.codegen import render as rendering
 from latune.codegen.checkpoints import given_checkpoints, keeping_own_checkpoints
@@ -22,7 +21,6 @@ from latune.errors import RenderError
 from latune.plan import FORMS, KERNELS, Plan, Step
 from latune.problem import Problem
 
-LINE_LENGTH = 128
 LENGTHS = {"num_heads", "seqlen", "segment_rows", "num_segments", "whole_heads"}
 
 ALGORITHMS = ("sequential", "split", "scan", "remainder")
@@ -100,22 +98,7 @@ def functions(texts: list[str]) -> list[ast.FunctionDef]:
 
 @pytest.fixture(scope="module")
 def folder(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every rendering in a file of its own."""
-    folder = tmp_path_factory.mktemp("rendered")
-    for number, text in enumerate(texts):
-        (folder / f"module_{number}.py").write_text(text, encoding="utf-8")
-    return folder
-
-
-def ruff(*arguments: str | Path) -> None:
-    finished = subprocess.run([sys.executable, "-m", "ruff", *arguments], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, (finished.stdout + finished.stderr)[-4000:]
-
-
-def body(text: str) -> str:
-    """The text without the module's docstring, which names the problem and the plan."""
-    _, _, rest = text.removeprefix('"""').partition('\n"""\n')
-    return rest
+    return write(texts, tmp_path_factory.mktemp("rendered"))
 
 
 def top_level(text: str) -> list[str]:
@@ -159,17 +142,16 @@ def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
-    ruff("format", "--check", "--isolated", "--no-cache", "--line-length", str(LINE_LENGTH), folder)
+    check_formatted(folder)
 
 
 def test_every_rendering_is_free_of_unused_and_undefined_names(folder: Path) -> None:
-    ruff("check", "--isolated", "--no-cache", "--select", "E,F,I,W", "--ignore", "E501", folder)
+    check_names(folder)
 
 
 def test_every_function_parses_and_keeps_to_the_line_length(texts: list[str], functions: list[ast.FunctionDef]) -> None:
     assert {"o_kernel", "dq_scan_kernel", "dkdv_states_kernel", "backward"} <= {function.name for function in functions}
-    for text in texts:
-        assert max(map(len, body(text).splitlines())) <= LINE_LENGTH
+    check_line_length(texts)
 
 
 def test_lengths_are_never_specialised(functions: list[ast.FunctionDef]) -> None:

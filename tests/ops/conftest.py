@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDescriptor
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -56,7 +57,7 @@ class FakeTriton:
         return self._compile(kernel, values)
 
     def _compile(self, kernel: JITFunction, values: list[object]) -> SimpleNamespace:
-        types = ["tensordesc<bf16>" if isinstance(value, TensorDescriptor) else "i32" for value in values]
+        types = ["tensordesc<bf16>" if isinstance(value, (TensorDescriptor, SharedDescriptor)) else "i32" for value in values]
         metadata = Metadata(tuple(TMA for name in types if name != "i32") or None)
         signature = dict(zip(kernel.arg_names, types, strict=True))
         made = dict(src=SimpleNamespace(signature=signature), metadata=metadata, run=self.launch, function=11)
@@ -87,7 +88,7 @@ class FakeTriton:
         """A launch's argument as a direct launch passes it."""
         if isinstance(value, torch.Tensor):
             return [value.data_ptr()]
-        if isinstance(value, TensorDescriptor):
+        if isinstance(value, (TensorDescriptor, SharedDescriptor)):
             self._check_context()
             layout = (tuple(value.shape), tuple(value.strides))
             return [(value.base.data_ptr(), *layout), *value.shape, *value.strides]

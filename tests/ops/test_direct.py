@@ -20,18 +20,22 @@ from latune.ops.recording import Descriptor
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
-CHOICES = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": "tma"}
-CONSTEXPRS = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32}
-CONFIG = Config.of("sequential", choices=CHOICES, constexprs=CONSTEXPRS, num_warps=4, num_stages=2)
+CHOICES = {"decay_mode": "matrix", "decayed": "value"}
+BLOCKS = {
+    "tma": {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32},
+    "specialized": {"BLOCK_N": 64, "BLOCK_D": 64, "BLOCK_E": 64},
+}
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=4, seqlen=256, head_dim_k=64, head_dim_v=64
 )
 DESCRIPTOR = Descriptor(0, (1, 4, 256, 64), (65536, 16384, 64, 1))
 
 
-def compiled(gpu: str):
+def compiled(gpu: str, loads: str = "tma"):
     """The forward kernel with four descriptors, really compiled; nothing of it is loaded."""
-    module = load(render(PROBLEM, Plan((Step(kernel="o", config=CONFIG),))))
+    choices = CHOICES | {"loads": loads, "state_layout": "transposed"}
+    config = Config.of("sequential", choices=choices, constexprs=BLOCKS[loads], num_warps=4, num_stages=2)
+    module = load(render(PROBLEM, Plan((Step(kernel="o", config=config),))))
     (launch,) = record_launches(module, PROBLEM)
     return compile_launch(launch, find_gpu(gpu))
 
@@ -46,12 +50,13 @@ def launched(monkeypatch):
     return made
 
 
-def test_a_launcher_of_encoded_descriptors_is_the_one_that_triton_makes_of_its_own(launched):
-    kernel = compiled("h200")
+@pytest.mark.parametrize(("loads", "num_warps"), [("tma", 4), ("specialized", 12)])
+def test_a_launcher_of_encoded_descriptors_is_the_one_that_triton_makes_of_its_own(launched, loads, num_warps):
+    kernel = compiled("h200", loads)
     direct.launcher(kernel)
     ((source, metadata),) = launched
     own = kernel.metadata.tensordesc_meta
-    assert metadata.tensordesc_meta is None and metadata.num_warps == 4
+    assert metadata.tensordesc_meta is None and metadata.num_warps == num_warps
     if hasattr(nvidia, "make_launcher"):
         wanted = nvidia.make_launcher({}, kernel.src.signature, own)
         assert nvidia.make_launcher(source.constants, source.signature, None) == wanted
@@ -62,7 +67,8 @@ def test_a_launcher_of_encoded_descriptors_is_the_one_that_triton_makes_of_its_o
         assert nvidia.expand_signature(source.signature.values(), None, *rest) == wanted
 
 
-def test_an_encoding_is_what_triton_hands_its_own_encoder(monkeypatch):
+@pytest.mark.parametrize("loads", BLOCKS)
+def test_an_encoding_is_what_triton_hands_its_own_encoder(monkeypatch, loads):
     handed = []
     utils = SimpleNamespace(
         fill_tma_descriptor=lambda *args: handed.append(args), fill_tma_descriptor_tiled=lambda *args: handed.append(args)
@@ -73,7 +79,7 @@ def test_an_encoding_is_what_triton_hands_its_own_encoder(monkeypatch):
     own = SimpleNamespace(
         base=base, shape=DESCRIPTOR.shape, strides=DESCRIPTOR.strides, padding="zero", round_f32_to_tf32=False
     )
-    for metadata in direct.descriptor_metadata(compiled("h200")):
+    for metadata in direct.descriptor_metadata(compiled("h200", loads)):
         rest = [None] * (len(inspect.signature(nvidia.make_tensordesc_arg).parameters) - 2)
         nvidia.make_tensordesc_arg(own, metadata, *rest)
         assert handed.pop() == (4096, *direct.encoding(DESCRIPTOR, metadata))

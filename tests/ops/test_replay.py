@@ -26,9 +26,12 @@ HEADS, SEQLEN, D, E = 3, 70, 64, 48
 def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> Plan:
     def step(name: str) -> Step:
         fused = KERNELS[name].space == "dkdv"
-        choices = {"state_layout": "plain", "decay_mode": "matrix", "decayed": "value", "loads": loads}
+        layout = "transposed" if loads == "specialized" else "plain"
+        choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": loads}
         # Of six heads in two slices remainder walks four whole, and two in two segments.
-        constexprs = {"BLOCK_N": 32, "BLOCK_D": 64, "BLOCK_E": 32, "PROGRAMS": 8 if algorithm == "remainder" else 24}
+        rows, columns = (64, 64) if loads == "specialized" else (32, 32)
+        programs = 8 if algorithm == "remainder" else 24
+        constexprs = {"BLOCK_N": rows, "BLOCK_D": 64, "BLOCK_E": columns, "PROGRAMS": programs}
         dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | ({"PROGRAMS"} if algorithm == "sequential" or fused else set())
         config = Config.of(
             "sequential" if fused else algorithm,
@@ -46,6 +49,10 @@ SEVERAL = (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split
 PLANS = {
     "pointer": (plan("o"), plan("dq", "dkdv")),
     "tma": (plan("o", loads="tma"), plan("dq", "dk", "dv", loads="tma")),
+    "specialized": (
+        plan("o", loads="specialized", algorithm="split"),
+        plan("dq", "dk", "dv", loads="specialized", algorithm="split"),
+    ),
     "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
     "chained": tuple(one.chained() for one in SEVERAL),
     "scan": (plan("o", algorithm="scan"), plan("dq", "dk", "dv", algorithm="scan")),
@@ -387,10 +394,13 @@ def test_a_replayed_call_gives_what_a_plain_one_does(dtype, states, seqlen, d, e
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["plain", "replayed"])
-def test_a_thread_without_a_context_can_launch_on_a_gpu(only, form):
+@pytest.mark.parametrize("loads", ["tma", "specialized"])
+def test_a_thread_without_a_context_can_launch_on_a_gpu(only, loads, form):
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("without TMA there is nothing that needs a context before a launch")
-    only(*PLANS["tma"])
+    if loads == "specialized" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("kernels with warps of their own are for compute capability 9.0")
+    only(*PLANS[loads])
     q, k, v, slopes, _ = (None if x is None else x.cuda() for x in tensors())
     calls = [
         lambda: kernels.forward(q, k, v, slopes, 0.5, None, False),

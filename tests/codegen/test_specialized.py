@@ -1,0 +1,137 @@
+"""Kernels whose loads, scores and state have warps of their own: as text, and on the GPU they are for. None is interpreted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from renderings import body, check_formatted, check_line_length, check_names, write
+
+from latune.codegen.load import load
+from latune.codegen.render import render
+from latune.ops import slopes
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.worker import Worker
+
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+ALGORITHMS = ("sequential", "split", "scan", "remainder")
+SPECIALIZED = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64, "num_stages": 3}
+STATES = {"has_initial_state": True, "needs_final_state": True}
+# Heads, and a length that is no multiple of a chunk's rows.
+SMALL = {"batch": 2, "num_heads": 5, "seqlen": 1000}
+
+
+def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
+    """The product of all that shapes such a source."""
+    axes = (ALGORITHMS, ((128, 128), (96, 48)), ("matrix", None), (False, True), (False, True))
+    for algorithm, (d, e), mode, given, wanted in itertools.product(*axes):
+        for kernels in (("o",), ("dq", "dk", "dv")):
+            form = {**SPECIALIZED, "algorithm": algorithm, "decay_mode": mode}
+            plan = plan_of(*kernels, **form)
+            problem = problem_of(
+                "fwd" if kernels == ("o",) else "bwd",
+                decay="constant" if mode else "none",
+                head_dim_k=d,
+                head_dim_v=e,
+                has_initial_state=given,
+                needs_final_state=wanted,
+            )
+            yield problem, plan
+            if algorithm == "split":
+                yield problem, plan.chained()
+            if algorithm == "sequential" and kernels == ("o",):
+                yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
+
+
+@pytest.fixture(scope="module")
+def texts(problem_of: ProblemOf, plan_of: PlanOf) -> list[str]:
+    return [render(problem, plan).text for problem, plan in cases(problem_of, plan_of)]
+
+
+def test_every_rendering_is_formatted_and_has_no_unused_or_undefined_name(texts: list[str], tmp_path: Path) -> None:
+    folder = write(texts, tmp_path)
+    check_formatted(folder)
+    check_names(folder)
+    check_line_length(texts)
+
+
+def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
+    without = [text for text in texts if "decay=none" in text]
+    assert 0 < len(without) < len(texts)
+    for text in without:
+        assert not re.search(r"slope|exp2|\bexp\b|_decayed|LOG2|across|to_state", body(text))
+
+
+on_hopper = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0), reason="for compute capability 9.0 alone"
+)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as worker:
+        yield worker
+
+
+def check(worker: Worker, problem: Problem, plan: Plan) -> None:
+    """On every case of verification, some with strides, lengths and slopes of their own, then timed."""
+    (measurement,) = worker.race(problem, [(plan, render(problem, plan))], rounds=5)
+    assert measurement.ok, measurement.detail
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("kernels", [("o",), ("dq", "dk", "dv")], ids=["forward", "backward"])
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+def test_each_algorithm_is_right(
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool], kernels: tuple[str, ...], algorithm: str
+) -> None:
+    problem = problem_of("fwd" if kernels == ("o",) else "bwd", **SMALL, **states)
+    programs = 16 if algorithm == "remainder" else 128
+    check(worker, problem, plan_of(*kernels, algorithm=algorithm, PROGRAMS=programs, **SPECIALIZED))
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        ({"head_dim_k": 64, "head_dim_v": 64}, {"BLOCK_D": 64, "BLOCK_E": 64}),
+        ({"head_dim_k": 64, "head_dim_v": 128}, {"BLOCK_D": 64, "BLOCK_E": 128, "num_warps": 8}),
+        ({"head_dim_k": 96, "head_dim_v": 80}, {"BLOCK_D": 128, "BLOCK_E": 64}),
+        ({"head_dim_k": 128, "head_dim_v": 128, "decay": "none"}, {"BLOCK_E": 128, "num_warps": 8, "decay_mode": None}),
+        ({"head_dim_k": 256, "head_dim_v": 256, "dtype": "fp16"}, {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2}),
+    ],
+    ids=["64", "64x128", "96x80", "128-none", "256-fp16"],
+)
+def test_other_widths_are_right(
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, shape: dict[str, object], blocks: dict[str, object]
+) -> None:
+    check(worker, problem_of(**SMALL, **shape), plan_of("o", **{**SPECIALIZED, **blocks}))
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+def test_checkpoints_are_those_of_other_kernels(problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool]) -> None:
+    problem = problem_of(**{**SMALL, "head_dim_k": 64, "head_dim_v": 64}, **states)
+    torch.manual_seed(0)
+    shape = (problem.batch, problem.num_heads, problem.seqlen, 64)
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    given = [torch.randn(*shape[:2], 64, 64, device="cuda")] if states else []
+    checkpoints = []
+    for form in (SPECIALIZED, {"loads": "tma", "state_layout": "transposed", "BLOCK_N": 64}):
+        plan = plan_of("o", **form, BLOCK_D=64, checkpoints="kept", CHECKPOINT_ROWS=128)
+        *_, kept = load(render(problem, plan)).forward(q, k, v, slopes.alibi(problem.num_heads).cuda(), 1.0, *given)
+        checkpoints.append(kept.float())
+    one, other = checkpoints
+    assert one.shape[1] == 8 and other.norm() > 0
+    assert (one - other).norm() < 1e-2 * other.norm()
