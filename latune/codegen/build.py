@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.compiler.errors import CompilationError
 from triton.experimental.gluon._runtime import GluonASTSource
+from triton.runtime.errors import PTXASError
 
 from latune.codegen.launches import Launch, record_launches
 from latune.codegen.load import load
@@ -25,6 +26,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 
 _WARP_SIZE = 32
+_ASSEMBLER = re.compile(r"ptxas\S* (fatal|error)")
 _RESOURCES = re.compile(r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)")
 
 
@@ -109,15 +111,19 @@ def compile_launch(launch: Launch, gpu: Gpu) -> CompiledKernel:
     target = GPUTarget("cuda", gpu.arch, _WARP_SIZE)
     try:
         return triton.compile(source, target=target, options=launch.options)
-    except (CompilationError, RuntimeError, ValueError, AssertionError, subprocess.CalledProcessError) as error:
-        cause = _first_cause(error)
-        reason = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise BuildError(f"{launch.kernel.__name__} does not compile for sm_{gpu.arch}: {reason[-1]}") from error
+    except (CompilationError, PTXASError, RuntimeError, ValueError, AssertionError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"{launch.kernel.__name__} does not compile for sm_{gpu.arch}: {_reason(error)}") from error
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """What an error in a function that the kernel calls has come of: the outer ones say no more than where."""
-    return error if error.__cause__ is None else _first_cause(error.__cause__)
+def _reason(error: BaseException) -> str:
+    """The compiler's own line: an assembler's first complaint, or the last one of the innermost cause.
+
+    Triton wraps an error once for each call on the way to it.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next(filter(_ASSEMBLER.match, lines), lines[-1])
 
 
 def _resources(binary: bytes) -> tuple[int, int]:

@@ -101,7 +101,7 @@ class StepView(StateFlow):
 
     @property
     def main_options(self) -> list[tuple[str, object]]:
-        """Of the main kernel: one with warps of its own for loads has its stages in shared memory itself."""
+        """Of the main kernel: a specialized one takes STAGES as an argument in place of Triton's num_stages."""
         return [(name, value) for name, value in self.launch_options if not (self.specialized and name == "num_stages")]
 
     @property
@@ -225,18 +225,25 @@ class StepView(StateFlow):
 
     @property
     def score_arguments(self) -> list[str]:
-        place = ["first_row", "seqlen"] if self.ragged_state and not self.reverse else []
-        blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
-        return [*self._rings, *self._made_rings, *self._barriers, *self._slope, "scale", *place, "num_chunks", *blocks]
+        decayed = self.decay != "none"
+        rings = self._rings if decayed else self._rings[:2]
+        place = ["first_row", "seqlen"] if decayed and self.ragged_state and not self.reverse else []
+        blocks = ["BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else []), "STAGES"]
+        return [*rings, *self._made_rings, *self._barriers, *self._slope, "scale", *place, "num_chunks", *blocks]
 
     @property
     def walk_arguments(self) -> list[str]:
         rings = [*self._rings, *self._made_rings, f"staged_{self.out.name}", *self._barriers]
-        lengths = ["seqlen", *(["segment_rows", "num_segments", "i_s"] if self.segmented else [])]
-        heads = ["i_b", "i_h", "i_bh", *(["i_rest"] if self.remainder else [])]
-        blocks = ["D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES", *(["CHECKPOINT_ROWS"] if self.uses_checkpoints else [])]
         weights = [*self._slope, *self.states, "scale"]
-        return [self.out.name, *rings, *weights, *lengths, *heads, "first_row", "column", "num_chunks", *blocks]
+        place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
+        of_states = (
+            ["seqlen", "i_bh", "D", "E"] if self.states else ["seqlen"] if self.decay != "none" and self.ragged_state else []
+        )
+        segment = ["segment_rows", "num_segments", "i_s"] if self.segmented else []
+        blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
+        rows = ["CHECKPOINT_ROWS"] if self.uses_checkpoints else []
+        rest = ["i_rest"] if self.remainder else []
+        return [self.out.name, *rings, *weights, *place, *of_states, *segment, *rest, *blocks, *rows]
 
     @property
     def _rings(self) -> list[str]:

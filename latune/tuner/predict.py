@@ -17,7 +17,8 @@ The fourth power stands for overlap: the longest term counts, and those close to
                 output and state, tiles passed through shared memory (the rounded state of the plain
                 layout), and spills (each byte written once and read twice).
     waits       20 ns a product, and as much again for every 4 warps; and of the memory latency what the num_stages - 1
-                chunks ahead do not cover. Where loads, scores and the walk have warps of their own, one product a chunk.
+                chunks ahead do not cover. Where loads, scores and the walk have warps of their own, the walk's, once a chunk;
+                scores count as if they were the walk's.
 
 Shapes: a matrix instruction of compute capability 9.0 takes 64 rows (10.0: 128), and a product of fewer runs at half the
 rate; a warp group left with fewer than 32 columns loses in proportion.
@@ -125,11 +126,11 @@ def _predict(view: StepView, kernel: KernelBuild, gpu: Gpu) -> KernelPrediction:
     waves = -(-kernel.programs // (resident * gpu.sms))
     busiest = -(-kernel.programs // gpu.sms)
     pointer = _POINTER_COST if view.loads == "pointer" and gpu.arch >= 90 else 1.0
-    # Of warps of their own, those that walk: the others, and the products of theirs, are beside them.
-    walks_alone = view.specialized and kernel.name == f"{view.name}_kernel"
-    num_warps = view.step.config.num_warps if walks_alone else kernel.num_warps
+    # Where loads and scores have warps of their own, those that walk wait once a chunk.
+    specialized = view.specialized and kernel.name == f"{view.name}_kernel"
+    num_warps = view.step.config.num_warps if specialized else kernel.num_warps
     step_ms = _step_ms(view, work, kernel, num_warps, gpu)
-    synchronised_ms = (1 if walks_alone else len(work.products)) * _WAIT_MS * (1 + num_warps / 4)
+    synchronised_ms = (1 if specialized else len(work.products)) * _WAIT_MS * (1 + num_warps / 4)
     throughput_ms = work.steps * step_ms * busiest
     chain_ms = waves * (_LATENCY_MS + work.steps * (step_ms + _waits_ms(work, synchronised_ms, step_ms)))
     return KernelPrediction(
@@ -149,7 +150,7 @@ def _clocks_ms(clocks: float, gpu: Gpu) -> float:
 def _step_ms(view: StepView, work: Work, kernel: KernelBuild, num_warps: int, gpu: Gpu) -> float:
     rate = gpu.matrix_tflops * 1e9 / gpu.sms * _MATRIX_SHARE / (_FP32_PRODUCTS if view.problem.dtype == "fp32" else 1)
     products_ms = sum(2 * m * n * k / (rate * _shape_share(m, n, num_warps, gpu.arch)) for m, n, k in work.products)
-    spilled_bytes = _SPILL_ACCESSES * kernel.spill_bytes * kernel.num_warps * WARP_SIZE
+    spilled_bytes = _SPILL_ACCESSES * kernel.spill_bytes * num_warps * WARP_SIZE
     clocks = work.elements * _OPERATIONS_AN_ELEMENT / _FP32_LANES.get(gpu.arch, _USUAL_FP32_LANES)
     clocks += (2 * work.staged_bytes + spilled_bytes) / _SHARED_BYTES_A_CLOCK
     return products_ms + _clocks_ms(clocks, gpu)

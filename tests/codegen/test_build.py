@@ -222,6 +222,14 @@ def test_what_does_not_compile_is_a_build_error(problem_of: ProblemOf, plan_of: 
         build(problem_of(), plan_of("o", BLOCK_N=8), H200)
 
 
+def test_a_refusal_of_the_assembler_gives_its_own_words(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    """A state of 256 x 128 beside the warps for scores and loads."""
+    problem = problem_of(head_dim_k=256, head_dim_v=256)
+    changes = {"state_layout": "transposed", "branched": "none", "loads": "specialized", "BLOCK_N": 64}
+    with pytest.raises(BuildError, match=r"^o_kernel does not compile for sm_90: ptxas\S* fatal .*registers"):
+        build(problem, plan_of("o", **changes, BLOCK_D=256, BLOCK_E=128, num_warps=8), H200)
+
+
 def test_a_refusal_of_what_a_kernel_calls_gives_the_reason(problem_of: ProblemOf) -> None:
     text = """
 from triton.experimental import gluon

@@ -18,7 +18,7 @@ from latune.gpu import CATALOGUE, Gpu, find_gpu
 from latune.plan import KERNELS, Kernel, Plan, Step
 from latune.problem import DECAYS, DTYPE_BYTES, Problem
 
-H200, A100, L4 = find_gpu("h200"), find_gpu("a100"), find_gpu("l4")
+H200, A100, L4, B200 = map(find_gpu, ("h200", "a100", "l4", "b200"))
 HEAD_DIMS = range(16, 257, 16)
 
 SPACES = {name: load_space(name) for name in ("stream", "dkdv", "dqdkdv")}
@@ -215,6 +215,33 @@ INFEASIBLE = [
     ({"BLOCK_N": 48}, {}, H200, "BLOCK_N must be one of 16, 32, 64, 128, got 48"),
 ]
 
+_SPECIALIZED = {
+    "state_layout": "transposed",
+    "branched": "none",
+    "loads": "specialized",
+    "decayed": "value",
+    "BLOCK_N": 64,
+    "BLOCK_E": 64,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+_WIDE = {**_SPECIALIZED, "BLOCK_D": 256, "num_stages": 2}
+INFEASIBLE_SPECIALIZED = [
+    ({}, {}, B200, "compute capability 9.0"),
+    ({}, {"dtype": "fp32", "head_dim_k": 64}, H200, "16-bit tiles"),
+    ({"state_layout": "plain", "branched": None}, {}, H200, "transposed layout alone"),
+    ({"branched": "scores"}, {}, H200, "compute no rows twice"),
+    ({"decay_mode": "factored", "decayed": None}, {}, H200, "decay matrix alone"),
+    ({"decayed": "key"}, {}, H200, "value side carries the decay"),
+    ({"num_warps": 8}, {}, H200, "16 columns of the state each"),
+    ({"BLOCK_N": 32}, {}, H200, "16 columns of the state each"),
+    ({"num_stages": 1}, {}, H200, "nothing is loaded ahead"),
+    ({"BLOCK_E": 128, "num_warps": 8, "num_stages": 4}, {}, H200, "exceed the shared memory"),
+    ({**_WIDE, "BLOCK_E": 128, "num_warps": 8}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "too few registers"),
+    ({**_WIDE, "num_stages": 3}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "exceed the shared memory"),
+    ({"BLOCK_D": 64}, {"head_dim_k": 64, "head_dim_v": 64}, H200, "takes all of an SM"),
+]
+
 
 _REMAINDER = {"algorithm": "remainder", "PROGRAMS": 128}
 INFEASIBLE_WALKS = [
@@ -234,6 +261,7 @@ INFEASIBLE_WALKS = [
     ("kernel_name", "values", "fields", "gpu", "why"),
     [
         *(("o", *row) for row in INFEASIBLE),
+        *(("o", {**_SPECIALIZED, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED),
         ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
         *(
             ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
@@ -251,6 +279,17 @@ def test_infeasible_configs_say_why(kernel_name: str, values: dict, fields: dict
         kernel,
     )
     assert why in str(space.feasible(config, problem, gpu, kernel))
+
+
+@pytest.mark.parametrize("decay", ["constant", "none"])
+@pytest.mark.parametrize("width", [96, 128, 256])
+def test_kernels_with_warps_of_their_own_have_one_form(width: int, decay: str) -> None:
+    kernel = KERNELS["o"]
+    problem = problem_for(kernel, head_dim_k=width, head_dim_v=width, decay=decay, num_heads=8)
+    configs = SPACES["stream"].configs(problem, H200, kernel)
+    (form,) = {config.choices for config in configs if dict(config.choices)["loads"] == "specialized"}
+    decayed = {"decay_mode": "matrix", "decayed": "value"} if decay == "constant" else {}
+    assert dict(form) == {"state_layout": "transposed", "branched": "none", "loads": "specialized", **decayed}
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def worker() -> Iterator[Worker]:
         yield worker
 
 
-def check(worker: Worker, problem: Problem, plan: Plan) -> None:
+def check(worker: Worker, problem: Problem, *plans: Plan) -> None:
     """On every case of verification, some with strides, lengths and slopes of their own, then timed."""
-    (measurement,) = worker.race(problem, [(plan, render(problem, plan))], rounds=5)
-    assert measurement.ok, measurement.detail
+    for measurement in worker.race(problem, [(plan, render(problem, plan)) for plan in plans], rounds=5):
+        assert measurement.ok, measurement.detail
 
 
 @on_hopper
@@ -96,26 +96,35 @@ def test_each_algorithm_is_right(
 ) -> None:
     problem = problem_of("fwd" if kernels == ("o",) else "bwd", **SMALL, **states)
     programs = 16 if algorithm == "remainder" else 128
-    check(worker, problem, plan_of(*kernels, algorithm=algorithm, PROGRAMS=programs, **SPECIALIZED))
+    plan = plan_of(*kernels, algorithm=algorithm, PROGRAMS=programs, **SPECIALIZED)
+    check(worker, problem, plan, plan.chained())
+
+
+OTHER_WIDTHS = {
+    "64": ({"head_dim_k": 64, "head_dim_v": 64}, {"BLOCK_D": 64, "BLOCK_E": 64}),
+    "96x80": ({"head_dim_k": 96, "head_dim_v": 80}, {"BLOCK_D": 128, "BLOCK_E": 64}),
+    "128-none": ({"decay": "none"}, {"BLOCK_E": 128, "num_warps": 8, "decay_mode": None}),
+    "256-fp16": ({"head_dim_k": 256, "head_dim_v": 256, "dtype": "fp16"}, {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2}),
+}
 
 
 @on_hopper
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("shape", "blocks"),
-    [
-        ({"head_dim_k": 64, "head_dim_v": 64}, {"BLOCK_D": 64, "BLOCK_E": 64}),
-        ({"head_dim_k": 64, "head_dim_v": 128}, {"BLOCK_D": 64, "BLOCK_E": 128, "num_warps": 8}),
-        ({"head_dim_k": 96, "head_dim_v": 80}, {"BLOCK_D": 128, "BLOCK_E": 64}),
-        ({"head_dim_k": 128, "head_dim_v": 128, "decay": "none"}, {"BLOCK_E": 128, "num_warps": 8, "decay_mode": None}),
-        ({"head_dim_k": 256, "head_dim_v": 256, "dtype": "fp16"}, {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2}),
-    ],
-    ids=["64", "64x128", "96x80", "128-none", "256-fp16"],
-)
+@pytest.mark.parametrize("name", OTHER_WIDTHS)
+@pytest.mark.parametrize("kernels", [("o",), ("dq", "dk", "dv")], ids=["forward", "backward"])
 def test_other_widths_are_right(
-    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, shape: dict[str, object], blocks: dict[str, object]
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, kernels: tuple[str, ...], name: str
 ) -> None:
-    check(worker, problem_of(**SMALL, **shape), plan_of("o", **{**SPECIALIZED, **blocks}))
+    shape, blocks = OTHER_WIDTHS[name]
+    direction = "fwd" if kernels == ("o",) else "bwd"
+    check(worker, problem_of(direction, **SMALL, **shape), plan_of(*kernels, **{**SPECIALIZED, **blocks}))
+
+
+@on_hopper
+@pytest.mark.gpu
+def test_eight_warps_for_a_state_of_narrow_keys_are_right(worker: Worker, problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    blocks = {"BLOCK_D": 64, "BLOCK_E": 128, "num_warps": 8, "num_stages": 4}
+    check(worker, problem_of(**SMALL, head_dim_k=64), plan_of("o", **{**SPECIALIZED, **blocks}))
 
 
 @on_hopper

@@ -21,7 +21,10 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDe
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+# Chunks whose scores are made ahead.
 AHEAD = tl.constexpr(2)
+
 # By their names in Triton 3.9, or in 3.6.
 load_block = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
 store_block = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
@@ -166,18 +169,18 @@ def o_walk(
     final_state,
     segment_states,
     scale,
-    seqlen,
-    segment_rows,
-    num_segments,
-    i_s,
     i_b,
     i_h,
-    i_bh,
     first_row,
     column,
     num_chunks,
+    seqlen,
+    i_bh,
     D: gl.constexpr,
     E: gl.constexpr,
+    segment_rows,
+    num_segments,
+    i_s,
     BLOCK_N: gl.constexpr,
     BLOCK_D: gl.constexpr,
     BLOCK_E: gl.constexpr,
@@ -309,18 +312,18 @@ def o_kernel(
                     final_state,
                     segment_states,
                     scale,
-                    seqlen,
-                    segment_rows,
-                    num_segments,
-                    i_s,
                     i_b,
                     i_h,
-                    i_bh,
                     first_row,
                     column,
                     num_chunks,
+                    seqlen,
+                    i_bh,
                     D,
                     E,
+                    segment_rows,
+                    num_segments,
+                    i_s,
                     BLOCK_N,
                     BLOCK_D,
                     BLOCK_E,
@@ -372,6 +375,7 @@ def o_kernel(
             ),
         ],
         worker_num_warps=[4, 1],
+        # Registers a thread: scores spill with fewer than 120, loads need the least there is, and the walk has the rest.
         worker_num_regs=[120, 24],
     )
 

@@ -84,6 +84,15 @@ def test_it_is_near_what_was_measured(fake_builds: ModuleType) -> None:
             ),
         ),
         (0.046, predicted(problem(4, 32, 1024, 128), best, kernel("o_kernel", **big))),
+        (
+            0.037,
+            predicted(
+                problem(1, 8, 8192, 128),
+                config("transposed", algorithm="split", programs=128, block_e=64, num_warps=4, loads="specialized"),
+                kernel("o_states_kernel", registers=109, num_warps=4, programs=112, shared_bytes=98_360),
+                kernel("o_kernel", registers=168, num_warps=12, programs=128, shared_bytes=164_184),
+            ),
+        ),
     ]
     for measured_ms, prediction in cases:
         assert prediction.total_ms == pytest.approx(measured_ms, rel=0.15), str(prediction)
@@ -96,6 +105,23 @@ def test_it_ranks_forwards_as_they_were_measured(forward_ms: Callable[..., float
     assert best < forward_ms(block_n=32)
     assert best < forward_ms(loads="pointer")
     assert best < forward_ms(num_warps=16)
+
+
+def test_warps_of_their_own_rank_as_they_were_measured(fake_builds: ModuleType) -> None:
+    """At 1,64,4096,128: 0.071 ms in slices of 64, 0.085 by warps that share all work, and in one slice."""
+    shape = problem(1, 64, 4096, 128)
+
+    def run(num_warps: int, own: int, loads: str) -> float:
+        slices = 128 // (16 * num_warps)
+        figures = fake_builds.kernel(
+            "o_kernel", registers=128, num_warps=num_warps + own, programs=64 * slices, shared_bytes=164_184
+        )
+        return predicted(
+            shape, fake_builds.config("transposed", block_e=16 * num_warps, num_warps=num_warps, loads=loads), figures
+        ).total_ms
+
+    assert run(4, 8, "specialized") < run(4, 0, "tma")
+    assert run(4, 8, "specialized") < run(8, 8, "specialized")
 
 
 def test_spills_and_unhidden_latency_cost(forward_ms: Callable[..., float]) -> None:
