@@ -1,0 +1,151 @@
+"""Kernels with warps of their own, run as text in float64: their arithmetic, and their order, without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from gluon_emulator import emulated
+from torch import Tensor
+
+from latune.codegen.render import render
+from latune.ops import reference
+from latune.plan import Plan
+from latune.problem import Problem
+
+PlanOf = Callable[..., Plan]
+ProblemOf = Callable[..., Problem]
+
+BATCH, HEADS, D, E = 1, 3, 24, 32
+SCALE = 0.7
+CHECKPOINT_ROWS = 128
+# Blocks narrower than the hardware's: columns are split, and 200 rows are seven chunks, the last one ragged.
+FORM = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "num_stages": 3}
+BLOCKS = {"BLOCK_N": 32, "BLOCK_D": 32, "BLOCK_E": 16}
+# Four segments of a head; or two heads whole, and the third in two segments.
+PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4}
+
+algorithms = pytest.mark.parametrize("algorithm", PROGRAMS)
+seqlens = pytest.mark.parametrize("seqlen", [1, 64, 200])
+states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
+decays = pytest.mark.parametrize("decay", ["constant", "none"])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Of one call; without decay, or without states, those are None."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    do: Tensor
+    slopes: Tensor | None
+    initial_state: Tensor | None
+    dfinal_state: Tensor | None
+
+    @classmethod
+    def of(cls, problem: Problem) -> Inputs:
+        generator = torch.Generator().manual_seed(problem.seqlen)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(BATCH, HEADS, *shape, dtype=torch.float64, generator=generator)
+
+        return cls(
+            q=drawn(problem.seqlen, D),
+            k=drawn(problem.seqlen, D),
+            v=drawn(problem.seqlen, E),
+            do=drawn(problem.seqlen, E),
+            slopes=torch.tensor([0.5, 0.03, 0.0], dtype=torch.float64) if problem.decay == "constant" else None,
+            initial_state=drawn(D, E) if problem.has_initial_state else None,
+            dfinal_state=drawn(D, E) if problem.needs_final_state else None,
+        )
+
+    def forward(self, text: str) -> tuple[Tensor, ...]:
+        function = emulated(text, seed=0)["forward"]
+        return function(*present(self.q, self.k, self.v, self.slopes, SCALE, self.initial_state))
+
+    def backward(self, text: str) -> tuple[Tensor, ...]:
+        function = emulated(text, seed=0)["backward"]
+        given = (self.slopes, SCALE, self.do, self.initial_state, self.dfinal_state)
+        return function(*present(self.q, self.k, self.v, *given))
+
+    def states_after(self, rows: int) -> Tensor:
+        """The reference's state behind the first ``rows`` rows."""
+        head = (tensor[:, :, :rows] for tensor in (self.q, self.k, self.v))
+        return reference.recurrence(*head, self.slopes, initial_state=self.initial_state)[1]
+
+
+def present(*values: Tensor | float | None) -> list[Tensor | float]:
+    return [value for value in values if value is not None]
+
+
+def check(results: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
+    for one, other in zip(results, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def problem_for(problem_of: ProblemOf, direction: str, seqlen: int, with_states: bool, decay: str) -> Problem:
+    return problem_of(
+        direction,
+        decay=decay,
+        batch=BATCH,
+        num_heads=HEADS,
+        seqlen=seqlen,
+        head_dim_k=D,
+        head_dim_v=E,
+        has_initial_state=with_states,
+        needs_final_state=with_states,
+    )
+
+
+def plan_for(plan_of: PlanOf, problem: Problem, algorithm: str, **changes: str | int) -> Plan:
+    kernels = ("o",) if problem.direction == "fwd" else ("dq", "dk", "dv")
+    decay_mode = "matrix" if problem.decay == "constant" else None
+    form = {"algorithm": algorithm, "PROGRAMS": PROGRAMS[algorithm], "decay_mode": decay_mode, **FORM, **BLOCKS}
+    return plan_of(*kernels, **form, **changes)
+
+
+@algorithms
+@seqlens
+@states
+@decays
+def test_forward_is_the_recurrence(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, with_states: bool, decay: str
+) -> None:
+    problem = problem_for(problem_of, "fwd", seqlen, with_states, decay)
+    inputs = Inputs.of(problem)
+    results = inputs.forward(render(problem, plan_for(plan_of, problem, algorithm)).text)
+    o, final_state = reference.recurrence(
+        inputs.q, inputs.k, inputs.v, inputs.slopes, scale=SCALE, initial_state=inputs.initial_state
+    )
+    check(results, (o, final_state) if with_states else (o,))
+
+
+@algorithms
+@seqlens
+@states
+@decays
+def test_backward_is_its_gradients(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, with_states: bool, decay: str
+) -> None:
+    problem = problem_for(problem_of, "bwd", seqlen, with_states, decay)
+    inputs = Inputs.of(problem)
+    results = inputs.backward(render(problem, plan_for(plan_of, problem, algorithm)).text)
+    gradients = reference.gradients(
+        inputs.q, inputs.k, inputs.v, inputs.slopes, SCALE, inputs.do, inputs.initial_state, inputs.dfinal_state
+    )
+    check(results, present(*gradients))
+
+
+@states
+def test_checkpoints_are_the_states_ahead_of_their_rows(problem_of: ProblemOf, plan_of: PlanOf, with_states: bool) -> None:
+    problem = problem_for(problem_of, "fwd", 3 * CHECKPOINT_ROWS - 20, with_states, "constant")
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, "sequential", checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
+    *_, checkpoints = inputs.forward(render(problem, plan).text)
+    first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
+    expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
+    transposed = checkpoints.reshape(BATCH, HEADS, len(expected), E, D)
+    check(transposed.mT.unbind(dim=2), expected)

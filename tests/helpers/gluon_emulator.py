@@ -1,0 +1,363 @@
+"""Runs a generated module of specialized warps as text, on the CPU and in float64, to find errors of order and of arithmetic.
+
+Warps take turns at random. What is asynchronous happens as late as it may or at once: a buffer that is being written holds
+NaN, and a product or a store reads its operands in shared memory when it is waited for. So a read too early, or a buffer
+reused too early, is a wrong result under some seed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import types
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from warps import Barrier, Partition, Scheduler
+
+# A product or a store is late this often, else it is done at once.
+_LATE = 0.7
+
+# The arithmetic is in float64: so are the states, and states in a tensor that is lent take as much of it as they need.
+_WIDENED = {"torch.float32": "torch.float64", "4 * numel": "8 * numel"}
+
+
+def emulated(text: str, seed: int) -> dict[str, Callable[..., Any]]:
+    """The names a rendered module defines, among them its host function, for float64 tensors on the CPU.
+
+    Args:
+        seed: of the order in which warps run and transfers end.
+    """
+    for narrow, wide in _WIDENED.items():
+        text = text.replace(narrow, wide)
+    tree = ast.fix_missing_locations(_Plain().visit(ast.parse(text)))
+    names = _Device(Random(seed)).names()
+    exec(compile(tree, "<emulated>", "exec"), names)
+    return names
+
+
+class _Plain(ast.NodeTransformer):
+    """Triton as Python on arrays: no imports, casts by a function, and values that no augmented assignment changes."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
+            return ast.Call(ast.Name("_cast", ast.Load()), [node.func.value, *node.args], [])
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.target, ast.Name)
+        return ast.Assign([node.target], ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
+
+
+def _cast(value: Any, dtype: str) -> Any:
+    """Values stay in float64, and only a number becomes an integer."""
+    return int(value) if dtype == "int32" else value
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """Elements of a contiguous tensor, by their offsets."""
+
+    elements: np.ndarray
+    offsets: Any = 0
+
+    def __add__(self, offsets: Any) -> _Pointer:
+        return _Pointer(self.elements, self.offsets + offsets)
+
+    def masked(self, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        offsets, mask = np.broadcast_arrays(self.offsets, mask)
+        assert (offsets[mask] >= 0).all()
+        return offsets, mask
+
+
+class _Descriptor:
+    """A tensor descriptor, of Triton or of Gluon: blocks read zeros outside the tensor, and are not written there."""
+
+    layout = dtype = None
+
+    def __init__(
+        self, tensor: torch.Tensor, shape: list[int], strides: list[int], block: list[int], layout: None = None
+    ) -> None:
+        self._tensor = tensor.numpy()
+        self._block = block
+        self.block_type = types.SimpleNamespace(nbytes=8 * int(np.prod(block)))
+
+    def load(self, corner: Sequence[int]) -> np.ndarray:
+        outside, inside = self._overlap(corner)
+        block = np.zeros(self._block)
+        block[inside] = self._tensor[outside]
+        return block
+
+    def store(self, corner: Sequence[int], block: np.ndarray) -> None:
+        outside, inside = self._overlap(corner)
+        self._tensor[outside] = block[inside]
+
+    def _overlap(self, corner: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """What the tensor and a block share: as a part of the tensor, and of the block."""
+        outside, inside = [], []
+        for start, width, size in zip(map(int, corner), self._block, self._tensor.shape, strict=True):
+            first = max(start, 0)
+            behind = max(min(start + width, size), first)
+            outside.append(slice(first, behind))
+            inside.append(slice(first - start, behind - start))
+        return tuple(outside), tuple(inside)
+
+
+class _Shared:
+    """A buffer in shared memory, or a view of one."""
+
+    def __init__(self, values: np.ndarray, scheduler: Scheduler) -> None:
+        self.values = values
+        self._scheduler = scheduler
+
+    def index(self, place: int) -> _Shared:
+        return _Shared(self.values[place], self._scheduler)
+
+    def reshape(self, shape: list[int]) -> _Shared:
+        return _Shared(self.values.reshape(shape), self._scheduler)
+
+    def permute(self, order: tuple[int, ...]) -> _Shared:
+        return _Shared(self.values.transpose(order), self._scheduler)
+
+    def load(self, layout: None) -> np.ndarray:
+        self._scheduler.pause()
+        return self.values.copy()
+
+    def store(self, values: np.ndarray) -> None:
+        assert values.shape == self.values.shape
+        self._scheduler.pause()
+        self.values[...] = np.nan
+        self._scheduler.pause()
+        self.values[...] = values
+
+
+class _Barriers:
+    """A barrier for each place of a ring."""
+
+    def __init__(self, places: int) -> None:
+        self._barriers = [Barrier() for _ in range(places)]
+
+    def index(self, place: int) -> Barrier:
+        return self._barriers[place]
+
+
+class _BarrierLayout:
+    """Says that barriers are allocated."""
+
+
+@dataclass(eq=False)
+class _Product:
+    """A product in flight. It has its result once, and from what its operands are then."""
+
+    left: np.ndarray | _Shared
+    right: _Shared
+    accumulator: Any
+    _result: np.ndarray | None = None
+
+    def result(self) -> np.ndarray:
+        if self._result is None:
+            left = self.left.values if isinstance(self.left, _Shared) else self.left
+            self._result = left @ self.right.values + self.accumulator
+        return self._result
+
+
+class _Kernel:
+    """A jitted function, which others call, or the host launches on a grid."""
+
+    def __init__(self, function: Callable[..., None], device: _Device) -> None:
+        self._function = function
+        self._device = device
+
+    def __call__(self, *arguments: Any) -> None:
+        self._function(*arguments)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*arguments: Any, **keywords: Any) -> None:
+            parameters = inspect.signature(self._function).parameters
+            constexprs = {name: value for name, value in keywords.items() if name in parameters}
+            pointers = [_Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
+            for program in itertools.product(*map(range, grid)):
+                self._device.program = program
+                self._function(*pointers, **constexprs)
+
+        return launch
+
+
+class _Device:
+    """What generated text imports: Triton, Gluon and PyTorch, as far as such text uses them."""
+
+    def __init__(self, random: Random) -> None:
+        self.program: tuple[int, ...] = ()
+        self._random = random
+        self._scheduler = Scheduler(random)
+        self._products: dict[Partition | None, deque[_Product]] = defaultdict(deque)
+        self._stores: dict[Partition | None, list[Callable[[], None]]] = defaultdict(list)
+
+    def names(self) -> dict[str, Any]:
+        """The globals of an emulated module."""
+        language = self._language()
+        return {
+            "_cast": _cast,
+            "torch": types.SimpleNamespace(
+                **{**vars(torch), "empty": _poisoned(torch.empty), "empty_like": _poisoned(torch.empty_like)}
+            ),
+            "triton": types.SimpleNamespace(jit=self._jit, cdiv=_cdiv),
+            "tl": language,
+            "gl": language,
+            "gluon": types.SimpleNamespace(jit=self._jit),
+            "fence_async_shared": _nothing,
+            "mbarrier": types.SimpleNamespace(
+                MBarrierLayout=_BarrierLayout,
+                init=Barrier.init,
+                expect=Barrier.expect,
+                wait=self._wait,
+                arrive=self._arrive,
+            ),
+            "tma": types.SimpleNamespace(
+                async_load=self._load_block, async_store=self._store_block, store_wait=self._wait_for_stores
+            ),
+            "warpgroup_mma": self._multiply,
+            "warpgroup_mma_wait": self._wait_for_product,
+            "SharedDescriptor": _Descriptor,
+            "TensorDescriptor": _Descriptor,
+        }
+
+    def _language(self) -> types.SimpleNamespace:
+        """``tl`` and ``gl``: layouts are None, and of dtypes only int32 counts."""
+        dtypes = {name: name for name in ("bfloat16", "float16", "float32", "int32", "int64")}
+        layouts = dict.fromkeys(("NVMMADistributedLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"), _nothing)
+        return types.SimpleNamespace(
+            **dtypes,
+            **layouts,
+            NVMMASharedLayout=types.SimpleNamespace(get_default_for=_nothing),
+            extra=types.SimpleNamespace(cuda=types.SimpleNamespace(gdc_wait=_nothing, gdc_launch_dependents=_nothing)),
+            abs=np.abs,
+            exp2=np.exp2,
+            maximum=np.maximum,
+            minimum=np.minimum,
+            trans=np.transpose,
+            where=np.where,
+            arange=lambda start, stop, layout=None: np.arange(start, stop),
+            zeros=lambda shape, dtype, layout=None: np.zeros(shape),
+            cdiv=_cdiv,
+            constexpr=lambda value: value,
+            convert_layout=lambda value, layout: value,
+            dot=lambda left, right, accumulator=0.0: left @ right + accumulator,
+            load=_load,
+            store=_store,
+            num_warps=lambda: 4,
+            program_id=lambda axis: self.program[axis],
+            range=lambda *bounds, **options: range(*bounds),
+            static_range=range,
+            allocate_shared_memory=self._allocate,
+            warp_specialize=self._specialize,
+        )
+
+    def _jit(self, function: Callable[..., None] | None = None, **options: Any) -> Any:
+        return _Kernel(function, self) if function else self._jit
+
+    def _allocate(self, dtype: Any, shape: list[int], layout: Any) -> _Shared | _Barriers:
+        if isinstance(layout, _BarrierLayout):
+            return _Barriers(shape[0])
+        return _Shared(np.full(shape, np.nan), self._scheduler)
+
+    def _specialize(
+        self, parts: list[tuple[_Kernel, tuple[Any, ...]]], worker_num_warps: list[int], worker_num_regs: list[int]
+    ) -> None:
+        assert len(parts) - 1 == len(worker_num_warps) == len(worker_num_regs)
+        self._scheduler.run(*(lambda part=part, arguments=arguments: part(*arguments) for part, arguments in parts))
+        assert not any(self._products.values()) and not any(self._stores.values()), "a part ends with work in flight"
+
+    def _wait(self, barrier: Barrier, parity: int) -> None:
+        self._scheduler.pause(lambda: barrier.phase % 2 != parity)
+
+    def _arrive(self, barrier: Barrier, count: int) -> None:
+        self._scheduler.pause()
+        barrier.arrive(count)
+        self._scheduler.pause()
+
+    def _load_block(self, source: _Descriptor, corner: list[int], barrier: Barrier, target: _Shared) -> None:
+        def transfer() -> None:
+            target.values[...] = source.load(corner)
+            barrier.receive(source.block_type.nbytes)
+
+        target.values[...] = np.nan
+        self._scheduler.later(transfer)
+        self._scheduler.pause()
+
+    def _store_block(self, target: _Descriptor, corner: list[int], source: _Shared) -> None:
+        self._scheduler.pause()
+        if self._late():
+            self._stores[self._scheduler.current].append(lambda: target.store(corner, source.values))
+        else:
+            target.store(corner, source.values)
+
+    def _wait_for_stores(self, pending: int) -> None:
+        assert pending == 0
+        stores = self._stores[self._scheduler.current]
+        while stores:
+            stores.pop()()
+        self._scheduler.pause()
+
+    def _multiply(
+        self, left: np.ndarray | _Shared, right: _Shared, accumulator: np.ndarray, use_acc: bool = True, is_async: bool = False
+    ) -> _Product:
+        assert is_async
+        assert isinstance(right, _Shared) and not isinstance(accumulator, _Product)
+        self._scheduler.pause()
+        product = _Product(left, right, accumulator if use_acc else 0.0)
+        if not self._late():
+            product.result()
+        self._products[self._scheduler.current].append(product)
+        return product
+
+    def _wait_for_product(self, pending: int, deps: list[_Product]) -> np.ndarray:
+        self._scheduler.pause()
+        products = self._products[self._scheduler.current]
+        while len(products) > pending:
+            products.popleft().result()
+        (product,) = deps
+        assert product not in products, "still in flight"
+        return product.result()
+
+    def _late(self) -> bool:
+        return self._random.random() < _LATE
+
+
+def _load(pointer: _Pointer, mask: Any = True, other: float = 0.0) -> np.ndarray:
+    offsets, mask = pointer.masked(mask)
+    loaded = np.full(offsets.shape, other)
+    loaded[mask] = pointer.elements[offsets[mask]]
+    return loaded
+
+
+def _store(pointer: _Pointer, values: np.ndarray, mask: Any = True) -> None:
+    offsets, mask = pointer.masked(mask)
+    pointer.elements[offsets[mask]] = values[mask]
+
+
+def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """``allocate`` with NaN in what it has not written."""
+    return lambda *arguments, **options: allocate(*arguments, **options).fill_(torch.nan)
+
+
+def _cdiv(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)
+
+
+def _nothing(*arguments: Any) -> None:
+    """A fence, or a layout: neither has an effect on values here."""
