@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from latune.codegen.templates import code_sha256
 from latune.errors import RenderError
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
+
+_OF_TRITON = re.compile(r"\btl\.(?!extra\b)")
 
 # In the header's place for the digest of what follows it.
 _UNKNOWN_SHA256 = "0" * 64
@@ -82,6 +85,12 @@ def _plan_sha256(bucket: Bucket, plan: Plan, templates: Path) -> str:
     return render(bucket.problem(), plan).code_sha256
 
 
+def _in_gluon(text: str) -> str:
+    """What is written for Triton, in Gluon's names; what Triton alone has keeps its own."""
+    text = text.replace("@triton.jit", "@gluon.jit").replace("tl.range(", "range(")
+    return _OF_TRITON.sub("gl.", text)
+
+
 def _check(problem: Problem, plan: Plan) -> None:
     if not plan.steps:
         raise RenderError("cannot render an empty plan: expected at least one step")
@@ -104,5 +113,6 @@ def _environment(folder: Path) -> jinja2.Environment:
         # What was rendered stays what would be rendered, whoever edits the templates meanwhile.
         auto_reload=False,
     )
+    environment.filters["gluon"] = _in_gluon
     environment.filters["block"] = lambda text, width: textwrap.indent(text, " " * width)
     return environment

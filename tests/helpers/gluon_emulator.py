@@ -12,13 +12,14 @@ import inspect
 import itertools
 import types
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from gluon_memory import BarrierLayout, Barriers, Descriptor, Pointer, Shared, load, store
 from warps import Barrier, Partition, Scheduler
 
 # A product or a store is late this often, else it is done at once.
@@ -68,109 +69,18 @@ def _cast(value: Any, dtype: str) -> Any:
     return int(value) if dtype == "int32" else value
 
 
-@dataclass(frozen=True)
-class _Pointer:
-    """Elements of a contiguous tensor, by their offsets."""
-
-    elements: np.ndarray
-    offsets: Any = 0
-
-    def __add__(self, offsets: Any) -> _Pointer:
-        return _Pointer(self.elements, self.offsets + offsets)
-
-    def masked(self, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-        offsets, mask = np.broadcast_arrays(self.offsets, mask)
-        assert (offsets[mask] >= 0).all()
-        return offsets, mask
-
-
-class _Descriptor:
-    """A tensor descriptor, of Triton or of Gluon: blocks read zeros outside the tensor, and are not written there."""
-
-    layout = dtype = None
-
-    def __init__(
-        self, tensor: torch.Tensor, shape: list[int], strides: list[int], block: list[int], layout: None = None
-    ) -> None:
-        self._tensor = tensor.numpy()
-        self._block = block
-        self.block_type = types.SimpleNamespace(nbytes=8 * int(np.prod(block)))
-
-    def load(self, corner: Sequence[int]) -> np.ndarray:
-        outside, inside = self._overlap(corner)
-        block = np.zeros(self._block)
-        block[inside] = self._tensor[outside]
-        return block
-
-    def store(self, corner: Sequence[int], block: np.ndarray) -> None:
-        outside, inside = self._overlap(corner)
-        self._tensor[outside] = block[inside]
-
-    def _overlap(self, corner: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """What the tensor and a block share: as a part of the tensor, and of the block."""
-        outside, inside = [], []
-        for start, width, size in zip(map(int, corner), self._block, self._tensor.shape, strict=True):
-            first = max(start, 0)
-            behind = max(min(start + width, size), first)
-            outside.append(slice(first, behind))
-            inside.append(slice(first - start, behind - start))
-        return tuple(outside), tuple(inside)
-
-
-class _Shared:
-    """A buffer in shared memory, or a view of one."""
-
-    def __init__(self, values: np.ndarray, scheduler: Scheduler) -> None:
-        self.values = values
-        self._scheduler = scheduler
-
-    def index(self, place: int) -> _Shared:
-        return _Shared(self.values[place], self._scheduler)
-
-    def reshape(self, shape: list[int]) -> _Shared:
-        return _Shared(self.values.reshape(shape), self._scheduler)
-
-    def permute(self, order: tuple[int, ...]) -> _Shared:
-        return _Shared(self.values.transpose(order), self._scheduler)
-
-    def load(self, layout: None) -> np.ndarray:
-        self._scheduler.pause()
-        return self.values.copy()
-
-    def store(self, values: np.ndarray) -> None:
-        assert values.shape == self.values.shape
-        self._scheduler.pause()
-        self.values[...] = np.nan
-        self._scheduler.pause()
-        self.values[...] = values
-
-
-class _Barriers:
-    """A barrier for each place of a ring."""
-
-    def __init__(self, places: int) -> None:
-        self._barriers = [Barrier() for _ in range(places)]
-
-    def index(self, place: int) -> Barrier:
-        return self._barriers[place]
-
-
-class _BarrierLayout:
-    """Says that barriers are allocated."""
-
-
 @dataclass(eq=False)
 class _Product:
     """A product in flight. It has its result once, and from what its operands are then."""
 
-    left: np.ndarray | _Shared
-    right: _Shared
+    left: np.ndarray | Shared
+    right: Shared
     accumulator: Any
     _result: np.ndarray | None = None
 
     def result(self) -> np.ndarray:
         if self._result is None:
-            left = self.left.values if isinstance(self.left, _Shared) else self.left
+            left = self.left.values if isinstance(self.left, Shared) else self.left
             self._result = left @ self.right.values + self.accumulator
         return self._result
 
@@ -189,7 +99,7 @@ class _Kernel:
         def launch(*arguments: Any, **keywords: Any) -> None:
             parameters = inspect.signature(self._function).parameters
             constexprs = {name: value for name, value in keywords.items() if name in parameters}
-            pointers = [_Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
+            pointers = [Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
             for program in itertools.product(*map(range, grid)):
                 self._device.program = program
                 self._function(*pointers, **constexprs)
@@ -221,7 +131,7 @@ class _Device:
             "gluon": types.SimpleNamespace(jit=self._jit),
             "fence_async_shared": _nothing,
             "mbarrier": types.SimpleNamespace(
-                MBarrierLayout=_BarrierLayout,
+                MBarrierLayout=BarrierLayout,
                 init=Barrier.init,
                 expect=Barrier.expect,
                 wait=self._wait,
@@ -232,8 +142,8 @@ class _Device:
             ),
             "warpgroup_mma": self._multiply,
             "warpgroup_mma_wait": self._wait_for_product,
-            "SharedDescriptor": _Descriptor,
-            "TensorDescriptor": _Descriptor,
+            "SharedDescriptor": Descriptor,
+            "TensorDescriptor": Descriptor,
         }
 
     def _language(self) -> types.SimpleNamespace:
@@ -257,8 +167,8 @@ class _Device:
             constexpr=lambda value: value,
             convert_layout=lambda value, layout: value,
             dot=lambda left, right, accumulator=0.0: left @ right + accumulator,
-            load=_load,
-            store=_store,
+            load=load,
+            store=store,
             num_warps=lambda: 4,
             program_id=lambda axis: self.program[axis],
             range=lambda *bounds, **options: range(*bounds),
@@ -270,10 +180,10 @@ class _Device:
     def _jit(self, function: Callable[..., None] | None = None, **options: Any) -> Any:
         return _Kernel(function, self) if function else self._jit
 
-    def _allocate(self, dtype: Any, shape: list[int], layout: Any) -> _Shared | _Barriers:
-        if isinstance(layout, _BarrierLayout):
-            return _Barriers(shape[0])
-        return _Shared(np.full(shape, np.nan), self._scheduler)
+    def _allocate(self, dtype: Any, shape: list[int], layout: Any) -> Shared | Barriers:
+        if isinstance(layout, BarrierLayout):
+            return Barriers(shape[0])
+        return Shared(np.full(shape, np.nan), self._scheduler)
 
     def _specialize(
         self, parts: list[tuple[_Kernel, tuple[Any, ...]]], worker_num_warps: list[int], worker_num_regs: list[int]
@@ -290,7 +200,7 @@ class _Device:
         barrier.arrive(count)
         self._scheduler.pause()
 
-    def _load_block(self, source: _Descriptor, corner: list[int], barrier: Barrier, target: _Shared) -> None:
+    def _load_block(self, source: Descriptor, corner: list[int], barrier: Barrier, target: Shared) -> None:
         def transfer() -> None:
             target.values[...] = source.load(corner)
             barrier.receive(source.block_type.nbytes)
@@ -299,7 +209,7 @@ class _Device:
         self._scheduler.later(transfer)
         self._scheduler.pause()
 
-    def _store_block(self, target: _Descriptor, corner: list[int], source: _Shared) -> None:
+    def _store_block(self, target: Descriptor, corner: list[int], source: Shared) -> None:
         self._scheduler.pause()
         if self._late():
             self._stores[self._scheduler.current].append(lambda: target.store(corner, source.values))
@@ -314,10 +224,10 @@ class _Device:
         self._scheduler.pause()
 
     def _multiply(
-        self, left: np.ndarray | _Shared, right: _Shared, accumulator: np.ndarray, use_acc: bool = True, is_async: bool = False
+        self, left: np.ndarray | Shared, right: Shared, accumulator: np.ndarray, use_acc: bool = True, is_async: bool = False
     ) -> _Product:
         assert is_async
-        assert isinstance(right, _Shared) and not isinstance(accumulator, _Product)
+        assert isinstance(right, Shared) and not isinstance(accumulator, _Product)
         self._scheduler.pause()
         product = _Product(left, right, accumulator if use_acc else 0.0)
         if not self._late():
@@ -336,18 +246,6 @@ class _Device:
 
     def _late(self) -> bool:
         return self._random.random() < _LATE
-
-
-def _load(pointer: _Pointer, mask: Any = True, other: float = 0.0) -> np.ndarray:
-    offsets, mask = pointer.masked(mask)
-    loaded = np.full(offsets.shape, other)
-    loaded[mask] = pointer.elements[offsets[mask]]
-    return loaded
-
-
-def _store(pointer: _Pointer, values: np.ndarray, mask: Any = True) -> None:
-    offsets, mask = pointer.masked(mask)
-    pointer.elements[offsets[mask]] = values[mask]
 
 
 def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -1,0 +1,115 @@
+"""What generated text reads and writes: tensors by pointers and descriptors, buffers in shared memory, rings of barriers."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from warps import Barrier, Scheduler
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Elements of a contiguous tensor, by their offsets."""
+
+    elements: np.ndarray
+    offsets: Any = 0
+
+    def __add__(self, offsets: Any) -> Pointer:
+        return Pointer(self.elements, self.offsets + offsets)
+
+    def masked(self, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        offsets, mask = np.broadcast_arrays(self.offsets, mask)
+        assert (offsets[mask] >= 0).all()
+        return offsets, mask
+
+
+class Descriptor:
+    """A tensor descriptor, of Triton or of Gluon: blocks read zeros outside the tensor, and are not written there."""
+
+    layout = dtype = None
+
+    def __init__(
+        self, tensor: torch.Tensor, shape: list[int], strides: list[int], block: list[int], layout: None = None
+    ) -> None:
+        self._tensor = tensor.numpy()
+        self._block = block
+        self.block_type = types.SimpleNamespace(nbytes=8 * int(np.prod(block)))
+
+    def load(self, corner: Sequence[int]) -> np.ndarray:
+        outside, inside = self._overlap(corner)
+        block = np.zeros(self._block)
+        block[inside] = self._tensor[outside]
+        return block
+
+    def store(self, corner: Sequence[int], block: np.ndarray) -> None:
+        outside, inside = self._overlap(corner)
+        self._tensor[outside] = block[inside]
+
+    def _overlap(self, corner: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """What the tensor and a block share: as a part of the tensor, and of the block."""
+        outside, inside = [], []
+        for start, width, size in zip(map(int, corner), self._block, self._tensor.shape, strict=True):
+            first = max(start, 0)
+            behind = max(min(start + width, size), first)
+            outside.append(slice(first, behind))
+            inside.append(slice(first - start, behind - start))
+        return tuple(outside), tuple(inside)
+
+
+class Shared:
+    """A buffer in shared memory, or a view of one."""
+
+    def __init__(self, values: np.ndarray, scheduler: Scheduler) -> None:
+        self.values = values
+        self._scheduler = scheduler
+
+    def index(self, place: int) -> Shared:
+        return Shared(self.values[place], self._scheduler)
+
+    def reshape(self, shape: list[int]) -> Shared:
+        return Shared(self.values.reshape(shape), self._scheduler)
+
+    def permute(self, order: tuple[int, ...]) -> Shared:
+        return Shared(self.values.transpose(order), self._scheduler)
+
+    def load(self, layout: None) -> np.ndarray:
+        self._scheduler.pause()
+        return self.values.copy()
+
+    def store(self, values: np.ndarray) -> None:
+        assert values.shape == self.values.shape
+        self._scheduler.pause()
+        self.values[...] = np.nan
+        self._scheduler.pause()
+        self.values[...] = values
+
+
+class Barriers:
+    """A barrier for each place of a ring."""
+
+    def __init__(self, places: int) -> None:
+        self._barriers = [Barrier() for _ in range(places)]
+
+    def index(self, place: int) -> Barrier:
+        return self._barriers[place]
+
+
+class BarrierLayout:
+    """Says that barriers are allocated."""
+
+
+def load(pointer: Pointer, mask: Any = True, other: float = 0.0) -> np.ndarray:
+    offsets, mask = pointer.masked(mask)
+    loaded = np.full(offsets.shape, other)
+    loaded[mask] = pointer.elements[offsets[mask]]
+    return loaded
+
+
+def store(pointer: Pointer, values: np.ndarray, mask: Any = True) -> None:
+    offsets, mask = pointer.masked(mask)
+    pointer.elements[offsets[mask]] = values[mask]
