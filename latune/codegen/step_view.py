@@ -221,7 +221,8 @@ class StepView(StateFlow):
     def load_arguments(self) -> list[str]:
         inputs = [tensor.name for tensor in self.inputs]
         place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
-        return [*inputs, *self._rings, "filled", "free", *place, "BLOCK_N", "STAGES"]
+        blocks = ["BLOCK_N", *(["BLOCK_D"] if self.num_tiles > 1 else []), "STAGES"]
+        return [*inputs, *self._rings, "filled", "free", *place, *blocks]
 
     @property
     def score_arguments(self) -> list[str]:

@@ -23,12 +23,13 @@ SCALE = 0.7
 CHECKPOINT_ROWS = 128
 # Blocks narrower than the hardware's: columns are split, and 200 rows are seven chunks, the last one ragged.
 FORM = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "num_stages": 3}
-BLOCKS = {"BLOCK_N": 32, "BLOCK_D": 32, "BLOCK_E": 16}
+BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
 # Four segments of a head; or two heads whole, and the third in two segments.
 PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4}
 
 algorithms = pytest.mark.parametrize("algorithm", PROGRAMS)
-seqlens = pytest.mark.parametrize("seqlen", [1, 64, 200])
+# With the key side in one tile; and in three or four of them, as many as hold it.
+sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
 decays = pytest.mark.parametrize("decay", ["constant", "none"])
 
@@ -108,15 +109,15 @@ def plan_for(plan_of: PlanOf, problem: Problem, algorithm: str, **changes: str |
 
 
 @algorithms
-@seqlens
+@sizes
 @states
 @decays
 def test_forward_is_the_recurrence(
-    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, with_states: bool, decay: str
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, block_d: int, with_states: bool, decay: str
 ) -> None:
     problem = problem_for(problem_of, "fwd", seqlen, with_states, decay)
     inputs = Inputs.of(problem)
-    results = inputs.forward(render(problem, plan_for(plan_of, problem, algorithm)).text)
+    results = inputs.forward(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
     o, final_state = reference.recurrence(
         inputs.q, inputs.k, inputs.v, inputs.slopes, scale=SCALE, initial_state=inputs.initial_state
     )
@@ -124,15 +125,15 @@ def test_forward_is_the_recurrence(
 
 
 @algorithms
-@seqlens
+@sizes
 @states
 @decays
 def test_backward_is_its_gradients(
-    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, with_states: bool, decay: str
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, block_d: int, with_states: bool, decay: str
 ) -> None:
     problem = problem_for(problem_of, "bwd", seqlen, with_states, decay)
     inputs = Inputs.of(problem)
-    results = inputs.backward(render(problem, plan_for(plan_of, problem, algorithm)).text)
+    results = inputs.backward(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
     gradients = reference.gradients(
         inputs.q, inputs.k, inputs.v, inputs.slopes, SCALE, inputs.do, inputs.initial_state, inputs.dfinal_state
     )
@@ -143,7 +144,7 @@ def test_backward_is_its_gradients(
 def test_checkpoints_are_the_states_ahead_of_their_rows(problem_of: ProblemOf, plan_of: PlanOf, with_states: bool) -> None:
     problem = problem_for(problem_of, "fwd", 3 * CHECKPOINT_ROWS - 20, with_states, "constant")
     inputs = Inputs.of(problem)
-    plan = plan_for(plan_of, problem, "sequential", checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
+    plan = plan_for(plan_of, problem, "sequential", BLOCK_D=32, checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
     *_, checkpoints = inputs.forward(render(problem, plan).text)
     first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
     expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]

@@ -30,10 +30,10 @@ SMALL = {"batch": 2, "num_heads": 5, "seqlen": 1000}
 
 def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
     """The product of all that shapes such a source."""
-    axes = (ALGORITHMS, ((128, 128), (96, 48)), ("matrix", None), (False, True), (False, True))
-    for algorithm, (d, e), mode, given, wanted in itertools.product(*axes):
+    axes = (ALGORITHMS, ((128, 128, 128), (96, 48, 128), (192, 64, 64)), ("matrix", None), (False, True), (False, True))
+    for algorithm, (d, e, block_d), mode, given, wanted in itertools.product(*axes):
         for kernels in (("o",), ("dq", "dk", "dv")):
-            form = {**SPECIALIZED, "algorithm": algorithm, "decay_mode": mode}
+            form = {**SPECIALIZED, "algorithm": algorithm, "decay_mode": mode, "BLOCK_D": block_d}
             plan = plan_of(*kernels, **form)
             problem = problem_of(
                 "fwd" if kernels == ("o",) else "bwd",
@@ -103,6 +103,8 @@ def test_each_algorithm_is_right(
 OTHER_WIDTHS = {
     "64": ({"head_dim_k": 64, "head_dim_v": 64}, {"BLOCK_D": 64, "BLOCK_E": 64}),
     "96x80": ({"head_dim_k": 96, "head_dim_v": 80}, {"BLOCK_D": 128, "BLOCK_E": 64}),
+    "192x192": ({"head_dim_k": 192, "head_dim_v": 192}, {"BLOCK_D": 64, "BLOCK_E": 64}),
+    "96-in-tiles": ({"head_dim_k": 96, "head_dim_v": 96}, {"BLOCK_D": 32, "BLOCK_E": 128, "num_warps": 8}),
     "128-none": ({"decay": "none"}, {"BLOCK_E": 128, "num_warps": 8, "decay_mode": None}),
     "256-fp16": ({"head_dim_k": 256, "head_dim_v": 256, "dtype": "fp16"}, {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2}),
 }

@@ -71,7 +71,7 @@ def _cast(value: Any, dtype: str) -> Any:
 
 @dataclass(eq=False)
 class _Product:
-    """A product in flight. It has its result once, and from what its operands are then."""
+    """A product in flight, perhaps added to another. It has its result once, and from what its operands are then."""
 
     left: np.ndarray | Shared
     right: Shared
@@ -81,7 +81,8 @@ class _Product:
     def result(self) -> np.ndarray:
         if self._result is None:
             left = self.left.values if isinstance(self.left, Shared) else self.left
-            self._result = left @ self.right.values + self.accumulator
+            accumulator = self.accumulator.result() if isinstance(self.accumulator, _Product) else self.accumulator
+            self._result = left @ self.right.values + accumulator
         return self._result
 
 
@@ -141,7 +142,7 @@ class _Device:
                 async_load=self._load_block, async_store=self._store_block, store_wait=self._wait_for_stores
             ),
             "warpgroup_mma": self._multiply,
-            "warpgroup_mma_wait": self._wait_for_product,
+            "warpgroup_mma_wait": self._wait_for_products,
             "SharedDescriptor": Descriptor,
             "TensorDescriptor": Descriptor,
         }
@@ -224,10 +225,9 @@ class _Device:
         self._scheduler.pause()
 
     def _multiply(
-        self, left: np.ndarray | Shared, right: Shared, accumulator: np.ndarray, use_acc: bool = True, is_async: bool = False
+        self, left: np.ndarray | Shared, right: Shared, accumulator: Any, use_acc: bool = True, is_async: bool = False
     ) -> _Product:
-        assert is_async
-        assert isinstance(right, Shared) and not isinstance(accumulator, _Product)
+        assert is_async and isinstance(right, Shared)
         self._scheduler.pause()
         product = _Product(left, right, accumulator if use_acc else 0.0)
         if not self._late():
@@ -235,14 +235,14 @@ class _Device:
         self._products[self._scheduler.current].append(product)
         return product
 
-    def _wait_for_product(self, pending: int, deps: list[_Product]) -> np.ndarray:
+    def _wait_for_products(self, pending: int, deps: list[_Product]) -> np.ndarray | tuple[np.ndarray, ...]:
         self._scheduler.pause()
         products = self._products[self._scheduler.current]
         while len(products) > pending:
             products.popleft().result()
-        (product,) = deps
-        assert product not in products, "still in flight"
-        return product.result()
+        assert not any(product in products for product in deps), "still in flight"
+        results = tuple(product.result() for product in deps)
+        return results if len(results) > 1 else results[0]
 
     def _late(self) -> bool:
         return self._random.random() < _LATE
