@@ -104,10 +104,17 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _import(path: Path) -> ModuleType:
-    """Imports one generated file without entering it into ``sys.modules``."""
+    """Imports one generated file without entering it into ``sys.modules``.
+
+    Triton takes a kernel for another where it begins at another line. Plans share kernels, at whatever line: all begin at the
+    first one here, so that each is compiled once.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import generated module {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    for kernel in vars(module).values():
+        if isinstance(kernel, JITFunction):
+            kernel.starting_line_number = 1
     return module

@@ -79,3 +79,14 @@ def test_a_closed_cache_root_costs_a_warning_and_no_more(case: tuple[Problem, Pl
         warnings.simplefilter("error")
         assert callable(load.load_plan(*case).forward)
         assert load.generated_sha256(case[0].bucket(), case[1]) == render.plan_sha256(case[0].bucket(), case[1])
+
+
+def test_plans_share_a_kernel_that_begins_at_another_line(
+    problem_of: Callable[..., Problem], plan_of: Callable[..., Plan]
+) -> None:
+    plans = [Plan((*plan_of("dq", algorithm=algorithm).steps, *plan_of("dkdv").steps)) for algorithm in ("sequential", "split")]
+    modules = [load.load_plan(problem_of("bwd"), plan) for plan in plans]
+    kernels = [module.dkdv_kernel for module in modules]
+    assert len({kernel.fn.__code__.co_firstlineno for kernel in kernels}) == 2
+    assert len({kernel.cache_key for kernel in kernels}) == 1
+    assert len({module.dq_kernel.cache_key for module in modules}) == 2
