@@ -15,6 +15,7 @@ from latune import paths
 from latune.codegen.module_view import ModuleView
 from latune.codegen.step_view import StepView
 from latune.codegen.templates import code_sha256
+from latune.codegen.warp_parts import parts
 from latune.errors import RenderError
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
@@ -113,6 +114,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         # What was rendered stays what would be rendered, whoever edits the templates meanwhile.
         auto_reload=False,
     )
+    environment.globals["parts"] = parts
     environment.filters["gluon"] = _in_gluon
     environment.filters["block"] = lambda text, width: textwrap.indent(text, " " * width)
     return environment

@@ -215,51 +215,6 @@ class StepView(StateFlow):
         segments = ["segment_rows", "num_segments"] if self.segmented else []
         return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
 
-    # Of a specialized kernel, what each of its parts is given (see specialized.jinja), those in capitals at compile time.
-
-    @property
-    def load_arguments(self) -> list[str]:
-        inputs = [tensor.name for tensor in self.inputs]
-        place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
-        blocks = ["BLOCK_N", *(["BLOCK_D"] if self.num_tiles > 1 else []), "STAGES"]
-        return [*inputs, *self._rings, "filled", "free", *place, *blocks]
-
-    @property
-    def score_arguments(self) -> list[str]:
-        decayed = self.decay != "none"
-        rings = self._rings if decayed else self._rings[:2]
-        place = ["first_row", "seqlen"] if decayed and self.ragged_state and not self.reverse else []
-        blocks = ["BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else []), "STAGES"]
-        return [*rings, *self._made_rings, *self._barriers, *self._slope, "scale", *place, "num_chunks", *blocks]
-
-    @property
-    def walk_arguments(self) -> list[str]:
-        rings = [*self._rings, *self._made_rings, f"staged_{self.out.name}", *self._barriers]
-        weights = [*self._slope, *self.states, "scale"]
-        place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
-        of_states = (
-            ["seqlen", "i_bh", "D", "E"] if self.states else ["seqlen"] if self.decay != "none" and self.ragged_state else []
-        )
-        segment = ["segment_rows", "num_segments", "i_s"] if self.segmented else []
-        blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
-        rows = ["CHECKPOINT_ROWS"] if self.uses_checkpoints else []
-        rest = ["i_rest"] if self.remainder else []
-        return [self.out.name, *rings, *weights, *place, *of_states, *segment, *rest, *blocks, *rows]
-
-    @property
-    def _rings(self) -> list[str]:
-        return [f"ring_{tensor.name}" for tensor in self.inputs]
-
-    @property
-    def _made_rings(self) -> list[str]:
-        return ["ring_p", *([f"ring_{self.z.name}_decayed"] if self.decay != "none" else [])]
-
-    _barriers: ClassVar[tuple[str, ...]] = ("filled", "free", "made", "used")
-
-    @property
-    def _slope(self) -> list[str]:
-        return ["slope"] if self.decay != "none" else []
-
     def dot(self, left: str, right: str, acc: str | None = None) -> str:
         """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""
         precision = ', input_precision="tf32x3"' if self.problem.dtype == "fp32" else ""
