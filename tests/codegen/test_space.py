@@ -9,29 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from spaces import A100, H200, L4, SPACES, changed, problem_for
 
 from latune.codegen.build import build
 from latune.codegen.space import Space, load_space
 from latune.config import Config
 from latune.errors import SpaceError
-from latune.gpu import CATALOGUE, Gpu, find_gpu
+from latune.gpu import CATALOGUE, Gpu
 from latune.plan import KERNELS, Kernel, Plan, Step
 from latune.problem import DECAYS, DTYPE_BYTES, Problem
 
-H200, A100, L4, B200 = map(find_gpu, ("h200", "a100", "l4", "b200"))
 HEAD_DIMS = range(16, 257, 16)
-
-SPACES = {name: load_space(name) for name in ("stream", "dkdv", "dqdkdv")}
-
-
-def problem_for(kernel: Kernel, **fields: object) -> Problem:
-    shape = {"decay": "constant", "dtype": "bf16", "batch": 4, "num_heads": 32, "seqlen": 8192}
-    head_dims = {"head_dim_k": 128, "head_dim_v": 128}
-    return Problem(direction=kernel.direction, **{**shape, **head_dims, **fields})  # type: ignore[arg-type]
-
-
-def changed(config: Config, **values: object) -> dict[str, object]:
-    return {**config.values(), **values}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -180,132 +168,6 @@ def test_the_fastest_known_configs_are_in_the_space(kernel_name: str, values: di
     space, problem = SPACES[kernel.space], problem_for(kernel, **fields)
     values = changed(space.default(problem, H200, kernel), loads="tma", **values)
     assert space.feasible(space.make(values, problem, H200, kernel), problem, H200, kernel) is None
-
-
-INFEASIBLE = [
-    ({"loads": "tma"}, {}, A100, "compute capability 9.0"),
-    ({"loads": "tma"}, {"head_dim_k": 100}, H200, "multiple of 16 bytes"),
-    ({"BLOCK_E": 256, "num_warps": 8}, {}, H200, "wider than the output"),
-    ({"BLOCK_E": 16}, {}, H200, "slices of 16 columns"),
-    ({"BLOCK_E": 128, "num_warps": 2}, {}, H200, "spill"),
-    ({"BLOCK_E": 256}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "beyond 128 KiB"),
-    ({"BLOCK_N": 64, "num_stages": 4}, {}, L4, "shared memory"),
-    ({"BLOCK_N": 128, "num_warps": 8}, {}, H200, "1.5 times slower"),
-    ({"BLOCK_N": 32}, {"seqlen": 3}, H200, "longer than the sequence"),
-    ({"decay_mode": "factored"}, {"dtype": "fp16"}, H200, "range of fp16"),
-    ({"BLOCK_N": 64, "BLOCK_E": 32, "num_stages": 1}, {}, H200, "ptxas 12.8"),
-    ({"BLOCK_N": 64, "BLOCK_E": 32, "num_stages": 3, "decay_mode": "factored"}, {}, H200, "ptxas 12.8"),
-    ({"BLOCK_N": 128, "BLOCK_E": 32, "num_stages": 1}, {"head_dim_k": 64}, H200, "ptxas 12.8"),
-    ({"algorithm": "split", "PROGRAMS": 1024}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
-    ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
-    ({"algorithm": "split", "PROGRAMS": 512}, {"num_heads": 1, "seqlen": 131072}, L4, "eight programs an SM"),
-    ({"algorithm": "split"}, {"batch": 64}, H200, "four programs"),
-    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {}, H200, "split with another name"),
-    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {"batch": 8}, H200, "no head left over"),
-    ({"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8}, {"batch": 7}, H200, "no head left over"),
-    ({"algorithm": "remainder", "PROGRAMS": 96, "BLOCK_E": 128, "num_warps": 8}, {"batch": 5}, H200, "on every SM"),
-    (
-        {"algorithm": "remainder", "PROGRAMS": 128, "BLOCK_E": 128, "num_warps": 8},
-        {"num_heads": 33, "seqlen": 512},
-        H200,
-        "little to walk",
-    ),
-    ({"algorithm": "scan", "PROGRAMS": 512}, {}, H200, "fewer than ten segments"),
-    ({"algorithm": "scan", "PROGRAMS": 512}, {"batch": 1, "num_heads": 8}, H200, "four programs an SM took"),
-    ({"BLOCK_N": 48}, {}, H200, "BLOCK_N must be one of 16, 32, 64, 128, got 48"),
-]
-
-_SPECIALIZED = {
-    "state_layout": "transposed",
-    "branched": "none",
-    "loads": "specialized",
-    "decayed": "value",
-    "BLOCK_N": 64,
-    "BLOCK_E": 64,
-    "num_warps": 4,
-    "num_stages": 3,
-}
-_WIDE = {**_SPECIALIZED, "BLOCK_D": 256, "num_stages": 2}
-INFEASIBLE_SPECIALIZED = [
-    ({}, {}, B200, "compute capability 9.0"),
-    ({}, {"dtype": "fp32", "head_dim_k": 64}, H200, "16-bit tiles"),
-    ({"state_layout": "plain", "branched": None}, {}, H200, "transposed layout alone"),
-    ({"branched": "scores"}, {}, H200, "compute no rows twice"),
-    ({"decay_mode": "factored", "decayed": None}, {}, H200, "decay matrix alone"),
-    ({"decayed": "key"}, {}, H200, "value side carries the decay"),
-    ({"num_warps": 8}, {}, H200, "16 columns of the state each"),
-    ({"BLOCK_N": 32}, {}, H200, "16 columns of the state each"),
-    ({"num_stages": 1}, {}, H200, "nothing is loaded ahead"),
-    ({"BLOCK_E": 128, "num_warps": 8, "num_stages": 4}, {}, H200, "exceed the shared memory"),
-    ({**_WIDE, "BLOCK_E": 128, "num_warps": 8}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "too few registers"),
-    ({**_WIDE, "num_stages": 3}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "exceed the shared memory"),
-    ({"BLOCK_D": 64}, {"head_dim_k": 64, "head_dim_v": 64}, H200, "takes all of an SM"),
-]
-
-
-_REMAINDER = {"algorithm": "remainder", "PROGRAMS": 128}
-INFEASIBLE_WALKS = [
-    ({"algorithm": "split"}, {"batch": 64}, H200, "four programs, so that cutting"),
-    ({"algorithm": "split", "PROGRAMS": 1024}, {"num_heads": 1, "seqlen": 2048}, H200, "fewer than two chunks"),
-    ({"algorithm": "split", "PROGRAMS": 64}, {}, H200, "fewer than two segments"),
-    ({"algorithm": "split"}, {"num_heads": 1, "seqlen": 131072}, L4, "beyond four programs an SM"),
-    (_REMAINDER, {}, H200, "split with another name"),
-    ({**_REMAINDER, "PROGRAMS": 96}, {"batch": 5}, H200, "on every SM"),
-    (_REMAINDER, {"batch": 8}, H200, "no head left over"),
-    (_REMAINDER, {"batch": 7}, H200, "no head left over"),
-    (_REMAINDER, {"num_heads": 33, "seqlen": 512}, H200, "little to walk"),
-]
-
-
-@pytest.mark.parametrize(
-    ("kernel_name", "values", "fields", "gpu", "why"),
-    [
-        *(("o", *row) for row in INFEASIBLE),
-        *(("o", {**_SPECIALIZED, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED),
-        ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
-        *(
-            ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
-            for values, fields, gpu, why in INFEASIBLE_WALKS
-        ),
-    ],
-)
-def test_infeasible_configs_say_why(kernel_name: str, values: dict, fields: dict, gpu: Gpu, why: str) -> None:
-    kernel = KERNELS[kernel_name]
-    space, problem = SPACES[kernel.space], problem_for(kernel, **fields)
-    config = space.make(
-        {"PROGRAMS": 256, **changed(space.default(problem, gpu, kernel), **values)},  # type: ignore[arg-type]
-        problem,
-        gpu,
-        kernel,
-    )
-    assert why in str(space.feasible(config, problem, gpu, kernel))
-
-
-@pytest.mark.parametrize("decay", ["constant", "none"])
-@pytest.mark.parametrize("width", [96, 128, 256])
-def test_kernels_with_warps_of_their_own_have_one_form(width: int, decay: str) -> None:
-    kernel = KERNELS["o"]
-    problem = problem_for(kernel, head_dim_k=width, head_dim_v=width, decay=decay, num_heads=8)
-    configs = SPACES["stream"].configs(problem, H200, kernel)
-    (form,) = {config.choices for config in configs if dict(config.choices)["loads"] == "specialized"}
-    decayed = {"decay_mode": "matrix", "decayed": "value"} if decay == "constant" else {}
-    assert dict(form) == {"state_layout": "transposed", "branched": "none", "loads": "specialized", **decayed}
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [
-        ({"BLOCK_E": 64, "num_stages": 1}, "bf16"),
-        ({"BLOCK_E": 32, "num_stages": 1, "state_layout": "transposed", "branched": "none"}, "bf16"),
-        ({"BLOCK_E": 32, "num_stages": 1}, "fp32"),
-        ({"BLOCK_E": 32, "num_stages": 2}, "bf16"),
-    ],
-)
-def test_what_is_next_to_wrongly_compiled_slices_is_feasible(values: dict, dtype: str) -> None:
-    kernel, space = KERNELS["o"], SPACES["stream"]
-    problem = problem_for(kernel, dtype=dtype, head_dim_k=64, head_dim_v=64)
-    config = space.make(changed(space.default(problem, H200, kernel), BLOCK_N=64, **values), problem, H200, kernel)
-    assert space.feasible(config, problem, H200, kernel) is None
 
 
 def test_configs_of_another_space_are_no_points_of_this_one() -> None:
