@@ -13,7 +13,7 @@ from torch import Tensor
 from latune.codegen.render import render
 from latune.ops import reference
 from latune.plan import Plan
-from latune.problem import Problem
+from latune.problem import DIRECTIONS, Problem
 
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
@@ -63,14 +63,21 @@ class Inputs:
             dfinal_state=drawn(D, E) if problem.needs_final_state else None,
         )
 
-    def forward(self, text: str) -> tuple[Tensor, ...]:
-        function = emulated(text, seed=0)["forward"]
-        return function(*present(self.q, self.k, self.v, self.slopes, SCALE, self.initial_state))
+    def results(self, text: str) -> tuple[Tensor, ...]:
+        """Of the host function that the text defines."""
+        names = emulated(text, seed=0)
+        given = (self.q, self.k, self.v, self.slopes, SCALE)
+        if "forward" in names:
+            return names["forward"](*present(*given, self.initial_state))
+        return names["backward"](*present(*given, self.do, self.initial_state, self.dfinal_state))
 
-    def backward(self, text: str) -> tuple[Tensor, ...]:
-        function = emulated(text, seed=0)["backward"]
-        given = (self.slopes, SCALE, self.do, self.initial_state, self.dfinal_state)
-        return function(*present(self.q, self.k, self.v, *given))
+    def expected(self, problem: Problem) -> list[Tensor]:
+        """The reference's."""
+        given = (self.q, self.k, self.v, self.slopes)
+        if problem.direction == "bwd":
+            return present(*reference.gradients(*given, SCALE, self.do, self.initial_state, self.dfinal_state))
+        o, final_state = reference.recurrence(*given, scale=SCALE, initial_state=self.initial_state)
+        return [o, final_state] if problem.needs_final_state else [o]
 
     def states_after(self, rows: int) -> Tensor:
         """The reference's state behind the first ``rows`` rows."""
@@ -108,36 +115,25 @@ def plan_for(plan_of: PlanOf, problem: Problem, algorithm: str, **changes: str |
     return plan_of(*kernels, **form, **changes)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @algorithms
 @sizes
 @states
 @decays
-def test_forward_is_the_recurrence(
-    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, block_d: int, with_states: bool, decay: str
+def test_results_are_those_of_the_reference(
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    direction: str,
+    algorithm: str,
+    seqlen: int,
+    block_d: int,
+    with_states: bool,
+    decay: str,
 ) -> None:
-    problem = problem_for(problem_of, "fwd", seqlen, with_states, decay)
+    problem = problem_for(problem_of, direction, seqlen, with_states, decay)
     inputs = Inputs.of(problem)
-    results = inputs.forward(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
-    o, final_state = reference.recurrence(
-        inputs.q, inputs.k, inputs.v, inputs.slopes, scale=SCALE, initial_state=inputs.initial_state
-    )
-    check(results, (o, final_state) if with_states else (o,))
-
-
-@algorithms
-@sizes
-@states
-@decays
-def test_backward_is_its_gradients(
-    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, block_d: int, with_states: bool, decay: str
-) -> None:
-    problem = problem_for(problem_of, "bwd", seqlen, with_states, decay)
-    inputs = Inputs.of(problem)
-    results = inputs.backward(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
-    gradients = reference.gradients(
-        inputs.q, inputs.k, inputs.v, inputs.slopes, SCALE, inputs.do, inputs.initial_state, inputs.dfinal_state
-    )
-    check(results, present(*gradients))
+    results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
+    check(results, inputs.expected(problem))
 
 
 @states
@@ -145,7 +141,7 @@ def test_checkpoints_are_the_states_ahead_of_their_rows(problem_of: ProblemOf, p
     problem = problem_for(problem_of, "fwd", 3 * CHECKPOINT_ROWS - 20, with_states, "constant")
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, "sequential", BLOCK_D=32, checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
-    *_, checkpoints = inputs.forward(render(problem, plan).text)
+    *_, checkpoints = inputs.results(render(problem, plan).text)
     first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
     expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
     transposed = checkpoints.reshape(BATCH, HEADS, len(expected), E, D)
