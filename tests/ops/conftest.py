@@ -154,3 +154,19 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(JITFunction, "run", run)
 
     return refusing
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Has two plans, a forward and a backward one, serve every problem."""
+
+    def serve(forward, backward):
+        def resolve(problem, gpu):
+            candidates = iter([(forward if problem.direction == "fwd" else backward, "a plan")])
+            return SimpleNamespace(step="exact", entry=None, candidates=candidates)
+
+        monkeypatch.setattr(dispatch, "resolve", resolve)
+        dispatch.forget_decisions()
+
+    yield serve
+    dispatch.forget_decisions()

@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
+from replays import HEADS, PLANS, SEQLEN, D, E, in_another_thread, tensors
 from triton import knobs
 from triton.runtime.errors import OutOfResources
 
 import latune
-from latune.config import Config
 from latune.ops import dispatch, kernels, memo
 from latune.ops.replay import Replay
-from latune.plan import KERNELS, Plan, Step
-
-HEADS, SEQLEN, D, E = 3, 70, 64, 48
-
-
-def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> Plan:
-    def step(name: str) -> Step:
-        fused = KERNELS[name].space == "dkdv"
-        layout = "transposed" if loads == "specialized" else "plain"
-        choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": loads}
-        # Of six heads in two slices remainder walks four whole, and two in two segments.
-        rows, columns = (64, 64) if loads == "specialized" else (32, 32)
-        programs = 8 if algorithm == "remainder" else 24
-        constexprs = {"BLOCK_N": rows, "BLOCK_D": 64, "BLOCK_E": columns, "PROGRAMS": programs}
-        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | ({"PROGRAMS"} if algorithm == "sequential" or fused else set())
-        config = Config.of(
-            "sequential" if fused else algorithm,
-            choices=choices,
-            constexprs={name: value for name, value in constexprs.items() if name not in dropped},
-            num_warps=4,
-            num_stages=2,
-        )
-        return Step(kernel=name, config=config)
-
-    return Plan(tuple(map(step, names)))
-
-
-SEVERAL = (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split", loads="tma"))
-PLANS = {
-    "pointer": (plan("o"), plan("dq", "dkdv")),
-    "tma": (plan("o", loads="tma"), plan("dq", "dk", "dv", loads="tma")),
-    "specialized": (
-        plan("o", loads="specialized", algorithm="split"),
-        plan("dq", "dk", "dv", loads="specialized", algorithm="split"),
-    ),
-    "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
-    "chained": tuple(one.chained() for one in SEVERAL),
-    "scan": (plan("o", algorithm="scan"), plan("dq", "dk", "dv", algorithm="scan")),
-    "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
-}
-
-
-@pytest.fixture
-def only(monkeypatch):
-    """Has two plans, a forward and a backward one, serve every problem."""
-
-    def serve(forward, backward):
-        def resolve(problem, gpu):
-            candidates = iter([(forward if problem.direction == "fwd" else backward, "a plan")])
-            return SimpleNamespace(step="exact", entry=None, candidates=candidates)
-
-        monkeypatch.setattr(dispatch, "resolve", resolve)
-        dispatch.forget_decisions()
-
-    yield serve
-    dispatch.forget_decisions()
 
 
 @pytest.fixture(params=PLANS)
@@ -83,12 +25,6 @@ def served(request, fake, only, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     only(*PLANS[request.param])
     return fake
-
-
-def tensors(seqlen: int = SEQLEN, *, states: bool = False) -> list[torch.Tensor | None]:
-    """q, k, v, slopes and a state, in a layout that every plan reads in place."""
-    rows = [torch.randn(2, seqlen, HEADS, width, dtype=torch.bfloat16).transpose(1, 2) for width in (D, D, E)]
-    return [*rows, torch.rand(HEADS, 1, 1), torch.randn(2, HEADS, D, E) if states else None]
 
 
 def forward(given: list[torch.Tensor | None], *, scale: float = 0.5, final: bool = False) -> tuple[torch.Tensor, ...]:
@@ -279,12 +215,6 @@ def test_a_thread_without_a_context_can_launch(served, calls_before):
     assert len(outputs) == 1 and len(served.jit) == min(calls_before + 1, 2)
 
 
-def in_another_thread(call):
-    """What ``call`` returns or raises in a thread of its own."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(call).result()
-
-
 @pytest.mark.parametrize("served", ["tma"], indirect=True)
 def test_a_descriptor_is_encoded_once_for_an_address(served):
     given, other = tensors(), tensors()
@@ -366,101 +296,3 @@ def test_a_subclass_of_tensor_is_another_signature(served, on_cuda):
     for _ in range(2):
         latune.lightning_attn(q, k, v, slopes)
     assert memo.signature((q.as_subclass(Own), k)) != memo.signature((q, k))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("states", [False, True])
-@pytest.mark.parametrize(("seqlen", "d", "e"), [(1, 16, 16), (37, 16, 32), (130, 96, 64), (300, 40, 100), (1000, 128, 128)])
-def test_a_replayed_call_gives_what_a_plain_one_does(dtype, states, seqlen, d, e):
-    def call(seed):
-        generator = torch.Generator("cuda").manual_seed(seed)
-        shapes = [(2, seqlen, 3, d), (2, seqlen, 3, d), (2, seqlen, 3, e)]
-        rows = [torch.randn(shape, generator=generator, device="cuda").to(dtype).transpose(1, 2) for shape in shapes]
-        state = torch.randn(2, 3, d, e, generator=generator, device="cuda") if states else None
-        leaves = [x.requires_grad_() for x in (*rows, state) if x is not None]
-        slopes = torch.tensor([0.0, 0.4, 90.0], device="cuda")
-        answer = latune.lightning_attn(*rows, slopes, scale=0.5, initial_state=state, return_final_state=states)
-        outputs = answer if states else (answer,)
-        return [*outputs, *torch.autograd.grad(outputs, leaves, [torch.ones_like(x).mul_(0.1) for x in outputs])]
-
-    dispatch.forget_decisions()
-    plain = [call(seed) for seed in (0, 1)]
-    dispatch.forget_decisions()
-    again = [call(seed) for seed in (0, 0, 0, 1)]
-    for one, other in zip((plain[0], plain[0], plain[0], plain[1]), again, strict=True):
-        assert [torch.equal(x, y) for x, y in zip(one, other, strict=True)] == [True] * len(one)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("form", ["plain", "replayed"])
-@pytest.mark.parametrize("loads", ["tma", "specialized"])
-def test_a_thread_without_a_context_can_launch_on_a_gpu(only, loads, form):
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("without TMA there is nothing that needs a context before a launch")
-    if loads == "specialized" and torch.cuda.get_device_capability() != (9, 0):
-        pytest.skip("kernels with warps of their own are for compute capability 9.0")
-    only(*PLANS[loads])
-    q, k, v, slopes, _ = (None if x is None else x.cuda() for x in tensors())
-    calls = [
-        lambda: kernels.forward(q, k, v, slopes, 0.5, None, False),
-        lambda: kernels.backward(q, k, v, slopes, 0.5, v, None, None),
-    ]
-    for call in calls:
-        wanted = [call() for _ in range(3)][-1]
-        if form == "plain":
-            memo.forget_calls()
-        had_context, outputs = in_another_thread(lambda call=call: (has_context(), call()))
-        assert not had_context and [torch.equal(x, y) for x, y in zip(outputs, wanted, strict=True)] == [True] * len(wanted)
-
-
-@pytest.mark.gpu
-def test_chained_launches_give_what_others_do(only):
-    """Call after call without a pause, so that one that does not wait for the kernel ahead of it is found out."""
-    if torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("there is no programmatic dependent launch")
-    # Each call has inputs of its own: in the scratch that it is given lie the states of another one.
-    given = [[x.cuda() for x in tensors()[:4]] for _ in range(10)]
-
-    def calls():
-        forward = [kernels.forward(*one, 0.5, None, False) for one in 5 * given]
-        return forward + [kernels.backward(*one, 0.5, one[2], None, None) for one in 5 * given]
-
-    only(*SEVERAL)
-    plain = calls()
-    only(*(one.chained() for one in SEVERAL))
-    for one, other in zip(plain, calls(), strict=True):
-        assert [torch.equal(x, y) for x, y in zip(one, other, strict=True)] == [True] * len(one)
-
-
-def has_context():
-    """Whether the driver knows of a CUDA context of this thread."""
-    found = ctypes.c_void_p()
-    assert ctypes.CDLL("libcuda.so.1").cuCtxGetCurrent(ctypes.byref(found)) == 0
-    return found.value is not None
-
-
-@pytest.mark.gpu
-def test_a_replayed_call_is_captured_and_runs_on_the_current_stream():
-    dispatch.forget_decisions()
-    # PyTorch's own generator of the device may still be of a capture that failed before.
-    generator = torch.Generator("cuda").manual_seed(0)
-    q, k, v = (torch.randn(1, 4, 256, 64, device="cuda", dtype=torch.bfloat16, generator=generator) for _ in range(3))
-    slopes = torch.rand(4, device="cuda", generator=generator)
-    wanted = [latune.lightning_attn(q, k, v, slopes) for _ in range(3)][-1]
-    assert any(isinstance(serve, Replay) for serve in memo.FORWARD.calls.values())
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = latune.lightning_attn(q, k, v, slopes)
-    captured.zero_()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(captured, wanted)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(100_000_000)
-        late = v.mul(2)
-        doubled = latune.lightning_attn(q, k, late, slopes)
-    side.synchronize()
-    torch.testing.assert_close(doubled, 2 * wanted)
