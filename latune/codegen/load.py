@@ -107,7 +107,8 @@ def _import(path: Path) -> ModuleType:
     """Imports one generated file without entering it into ``sys.modules``.
 
     Triton takes a kernel for another where it begins at another line. Plans share kernels, at whatever line: all begin at the
-    first one here, so that each is compiled once.
+    first one here, so that what one plan has had compiled serves the next. With
+    Triton 3.6, line numbers in a profile are then a kernel's own.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
