@@ -58,6 +58,10 @@ class ModuleView:
         return any(step.specialized for step in self.steps)
 
     @property
+    def has_opaque(self) -> bool:
+        return any(step.specialized and not step.starts_from_zero for step in self.steps)
+
+    @property
     def dtype(self) -> str:
         return self.steps[0].dtype
 

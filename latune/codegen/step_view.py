@@ -167,6 +167,11 @@ class StepView(StateFlow):
         return "initial_state" if self.problem.has_initial_state else None
 
     @property
+    def starts_from_zero(self) -> bool:
+        """Whatever heads and segments there are, no walk loads a state that it starts from."""
+        return not self.segmented and self.state_in is None
+
+    @property
     def state_out(self) -> str | None:
         """The state the walk leaves behind, where the caller wants it."""
         if self.name == "o" and self.problem.needs_final_state:

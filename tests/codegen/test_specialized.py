@@ -11,8 +11,10 @@ import pytest
 import torch
 from renderings import body, check_formatted, check_line_length, check_names, write
 
+from latune.codegen.build import build
 from latune.codegen.load import load
 from latune.codegen.render import render
+from latune.gpu import find_gpu
 from latune.ops import slopes
 from latune.plan import Plan
 from latune.problem import Problem
@@ -67,6 +69,15 @@ def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
     assert 0 < len(without) < len(texts)
     for text in without:
         assert not re.search(r"slope|exp2|\bexp\b|_decayed|LOG2|across|to_state", body(text))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_widest_state_does_not_spill(problem_of: ProblemOf, plan_of: PlanOf, algorithm: str) -> None:
+    """Wherever it starts from: the state, its rounded copy and the output are 224 registers a thread, of 255."""
+    problem = problem_of(head_dim_k=256, head_dim_v=256, num_heads=3)
+    blocks = {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2, "PROGRAMS": 32}
+    built = build(problem, plan_of("o", **{**SPECIALIZED, **blocks, "algorithm": algorithm}), find_gpu("h200"))
+    assert [kernel.spill_bytes for kernel in built.kernels if kernel.name == "o_kernel"] == [0]
 
 
 on_hopper = pytest.mark.skipif(
