@@ -77,34 +77,16 @@ class Shared:
     def permute(self, order: tuple[int, ...]) -> Shared:
         return Shared(self.values.transpose(order), self._scheduler)
 
-    def load(self, layout: None) -> Loaded:
+    def load(self, layout: None) -> np.ndarray:
         self._scheduler.pause()
-        return Loaded(self.values)
+        return self.values.copy()
 
-    def store(self, values: np.ndarray | Loaded) -> None:
+    def store(self, values: np.ndarray) -> None:
         assert values.shape == self.values.shape
         self._scheduler.pause()
-        stored = np.array(values)
         self.values[...] = np.nan
         self._scheduler.pause()
-        self.values[...] = stored
-
-
-class Loaded(np.lib.mixins.NDArrayOperatorsMixin):
-    """What a load from shared memory brings: the values that lie there when they are first used, which no barrier waits for."""
-
-    def __init__(self, source: np.ndarray) -> None:
-        self.shape = source.shape
-        self._source = source
-        self._values: np.ndarray | None = None
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        if self._values is None:
-            self._values = self._source.copy()
-        return self._values
-
-    def __array_ufunc__(self, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Any:
-        return getattr(function, method)(*(np.asarray(operand) for operand in operands), **options)
+        self.values[...] = values
 
 
 class Barriers:
