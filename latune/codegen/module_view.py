@@ -59,7 +59,7 @@ class ModuleView:
 
     @property
     def has_opaque(self) -> bool:
-        return any(step.specialized and not step.starts_from_zero for step in self.steps)
+        return any(step.specialized and step.loads_start for step in self.steps)
 
     @property
     def dtype(self) -> str:

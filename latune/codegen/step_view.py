@@ -167,9 +167,9 @@ class StepView(StateFlow):
         return "initial_state" if self.problem.has_initial_state else None
 
     @property
-    def starts_from_zero(self) -> bool:
-        """Whatever heads and segments there are, no walk loads a state that it starts from."""
-        return not self.segmented and self.state_in is None
+    def loads_start(self) -> bool:
+        """The walk of some head, or segment, starts from a state that it loads."""
+        return self.segmented or self.state_in is not None
 
     @property
     def state_out(self) -> str | None:
