@@ -87,6 +87,11 @@ def run(journal: Path, call: Callable[[Plan], Measurement] = evaluate, **changes
     return search(PROBLEM, KERNEL, options.pop("space", None) or space(journal.parent), call, **options)  # type: ignore[arg-type]
 
 
+def digests(result: SearchResult) -> list[str]:
+    """Of what it evaluated, in order."""
+    return [trial.config.digest for trial in result.trials]
+
+
 def main(journal: str, trials: str, batch: str, stay_at: str) -> None:
     begun = 0
 
