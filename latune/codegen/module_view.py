@@ -41,7 +41,7 @@ class ModuleView:
     def uses_triton(self) -> bool:
         """Beside its language: for a kernel that is not in Gluon, or to divide by rows of segments or checkpoints."""
         return not all(step.specialized for step in self.steps) or any(
-            step.segmented or step.keeps_checkpoints for step in self.steps
+            step.segmented or step.keeps_checkpoints or step.makes_checkpoints for step in self.steps
         )
 
     @property
@@ -51,11 +51,17 @@ class ModuleView:
     @property
     def uses_descriptors(self) -> bool:
         """Triton's own; kernels in Gluon have theirs."""
-        return any(step.loads == "tma" or (step.specialized and step.makes_states) for step in self.steps)
+        return any(
+            step.loads == "tma" or (step.specialized and (step.makes_states or step.makes_checkpoints)) for step in self.steps
+        )
 
     @property
     def specialized(self) -> bool:
         return any(step.specialized for step in self.steps)
+
+    @property
+    def loads_checkpoints(self) -> bool:
+        return any(step.loads_checkpoints for step in self.steps)
 
     @property
     def has_opaque(self) -> bool:

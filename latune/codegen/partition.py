@@ -96,7 +96,17 @@ class Partition:
         return max(self.programs // max(self.split_heads * self.num_splits, 1), 1)
 
     @property
+    def specialized(self) -> bool:
+        """Loads, scores and the walk have warps of their own (see specialized.jinja)."""
+        return self._values.get("loads") == "specialized"
+
+    @property
+    def segment_step(self) -> int:
+        """What segments' rows are multiples of: a chunk's, or a checkpoint's, whose two chunks may not part."""
+        return self.checkpoint_rows if self.fused and self.specialized else self.block_n
+
+    @property
     def segment_rows(self) -> int:
         """Of each of those segments but the last, likewise."""
-        chunks = -(-self.problem.seqlen // self.block_n)
-        return -(-chunks // self.segments) * self.block_n
+        steps = -(-self.problem.seqlen // self.segment_step)
+        return -(-steps // self.segments) * self.segment_step

@@ -76,11 +76,6 @@ class StepView(StateFlow):
         return str(self._values["loads"])
 
     @property
-    def specialized(self) -> bool:
-        """Loads, scores and the walk have warps of their own (see specialized.jinja)."""
-        return self.loads == "specialized"
-
-    @property
     def dtype(self) -> str:
         return TL_DTYPES[self.problem.dtype]
 
@@ -208,6 +203,11 @@ class StepView(StateFlow):
         return [name for name in (given, self.state_out, scratch, checkpoints) if name]
 
     @property
+    def states_of_walk(self) -> list[str]:
+        """Those that a walk of all gradients reads and writes by pointers."""
+        return [name for name in self.states if not (self.loads_checkpoints and name == "checkpoints")]
+
+    @property
     def uses_columns(self) -> bool:
         """Pointers to tiles or to states are computed in the kernel."""
         return self.loads == "pointer" or bool(self.states)
@@ -219,6 +219,16 @@ class StepView(StateFlow):
     def lengths(self) -> list[str]:
         segments = ["segment_rows", "num_segments"] if self.segmented else []
         return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
+
+    @property
+    def loads_checkpoints(self) -> bool:
+        """Into shared memory, by TMA."""
+        return self.specialized and self.reads_checkpoints
+
+    @property
+    def checkpoint_block(self) -> tuple[int, int]:
+        """Rows and columns of a padded one, as it lies in memory."""
+        return (self.block_d, self.block_e) if self.checkpoints_key_major else (self.block_e, self.block_d)
 
     def dot(self, left: str, right: str, acc: str | None = None) -> str:
         """A product with fp32 accumulation; fp32 operands take three TF32 products for fp32 accuracy."""

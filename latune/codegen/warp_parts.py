@@ -5,10 +5,16 @@ from __future__ import annotations
 from latune.codegen.step_view import StepView
 
 _BARRIERS = ("filled", "free", "made", "used")
+_KEPT_BARRIERS = ("kept_filled", "kept_free")
 
 
 def parts(step: StepView) -> dict[str, list[str]]:
-    """The arguments of each, in order (see specialized.jinja)."""
+    """The arguments of each, in order."""
+    return (_of_a_walk if step.fused else _of_a_stream)(step)
+
+
+def _of_a_stream(step: StepView) -> dict[str, list[str]]:
+    """See specialized.jinja."""
     decayed = step.decay != "none"
     inputs = [tensor.name for tensor in step.inputs]
     rings = [f"ring_{name}" for name in inputs]
@@ -31,3 +37,38 @@ def parts(step: StepView) -> dict[str, list[str]]:
     walk += ["i_bh", "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
     return {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
+
+
+def _of_a_walk(step: StepView) -> dict[str, list[str]]:
+    """Of all gradients: see specialized_walk.jinja."""
+    decayed = step.decay != "none"
+    made = ["ring_p", "ring_dp", *(["ring_q_decayed"] if decayed else [])]
+    slope = ["slope"] if decayed else []
+    place = ["i_b", "i_h", "last", "num_chunks"]
+    of_states = ["seqlen", "i_bh", "D", "E"] if step.states_of_walk else []
+    segment = ["segment_rows", "num_segments", "i_s"] if step.segmented else []
+    rest = ["i_rest"] if step.remainder else []
+    blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
+    return {
+        "load": [
+            *[*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS],
+            *["i_b", "i_h", "i_bh", "last", "num_chunks", "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"],
+        ],
+        "score": [*_rings(step), *made, *_BARRIERS, *slope, "scale", "num_chunks", *blocks],
+        "walk": [
+            *["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS],
+            *[*slope, *step.states_of_walk, "scale", *place, *of_states, *segment, *rest, *blocks],
+        ],
+        "queries": [
+            *["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"],
+            *[*_BARRIERS[:3], "used", *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks],
+        ],
+    }
+
+
+def _names(step: StepView) -> list[str]:
+    return [tensor.name for tensor in step.inputs]
+
+
+def _rings(step: StepView) -> list[str]:
+    return [f"ring_{tensor.name}" for tensor in step.inputs]

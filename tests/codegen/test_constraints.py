@@ -88,6 +88,25 @@ INFEASIBLE_WALKS = [
     (_REMAINDER, {"num_heads": 33, "seqlen": 512}, H200, "little to walk"),
 ]
 
+_SPECIALIZED_WALK = {
+    "state_layout": "plain",
+    "branched": None,
+    "loads": "specialized",
+    "decayed": "key",
+    "BLOCK_N": 64,
+    "num_warps": 4,
+    "num_stages": 3,
+}
+INFEASIBLE_SPECIALIZED_WALKS = [
+    ({}, {}, B200, "compute capability 9.0"),
+    ({"state_layout": "transposed", "branched": "none"}, {}, H200, "as it is and turned"),
+    ({"decayed": "value"}, {}, H200, "q carries the decay into both"),
+    ({"BLOCK_N": 32}, {}, H200, "four warps take 64 rows"),
+    ({"num_warps": 8}, {}, H200, "four warps take 64 rows"),
+    ({}, {"head_dim_v": 128}, H200, "hold both forms of the state's gradient"),
+    ({"num_stages": 1}, {}, H200, "an odd chunk needs the one before it"),
+]
+
 
 @pytest.mark.parametrize(
     ("kernel_name", "values", "fields", "gpu", "why"),
@@ -97,7 +116,10 @@ INFEASIBLE_WALKS = [
         ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
         *(
             ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
-            for values, fields, gpu, why in INFEASIBLE_WALKS
+            for values, fields, gpu, why in [
+                *INFEASIBLE_WALKS,
+                *(({**_SPECIALIZED_WALK, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED_WALKS),
+            ]
         ),
     ],
 )

@@ -63,13 +63,13 @@ class Inputs:
             dfinal_state=drawn(D, E) if problem.needs_final_state else None,
         )
 
-    def results(self, text: str) -> tuple[Tensor, ...]:
+    def results(self, text: str, *kept: Tensor) -> tuple[Tensor, ...]:
         """Of the host function that the text defines."""
         names = emulated(text, seed=0)
         given = (self.q, self.k, self.v, self.slopes, SCALE)
         if "forward" in names:
             return names["forward"](*present(*given, self.initial_state))
-        return names["backward"](*present(*given, self.do, self.initial_state, self.dfinal_state))
+        return names["backward"](*present(*given, self.do, self.initial_state, self.dfinal_state, *kept))
 
     def expected(self, problem: Problem) -> list[Tensor]:
         """The reference's."""
@@ -78,6 +78,12 @@ class Inputs:
             return present(*reference.gradients(*given, SCALE, self.do, self.initial_state, self.dfinal_state))
         o, final_state = reference.recurrence(*given, scale=SCALE, initial_state=self.initial_state)
         return [o, final_state] if problem.needs_final_state else [o]
+
+    def checkpoints(self, rows: int, *, turned: bool) -> Tensor:
+        """The reference's states ahead of every so many rows, as a forward pass keeps them."""
+        first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if self.initial_state is None else self.initial_state
+        states = torch.stack([first, *map(self.states_after, range(rows, self.q.shape[2], rows))], dim=2)
+        return (states.mT if turned else states).flatten(3).flatten(0, 1).contiguous()
 
     def states_after(self, rows: int) -> Tensor:
         """The reference's state behind the first ``rows`` rows."""
@@ -146,3 +152,29 @@ def test_checkpoints_are_the_states_ahead_of_their_rows(problem_of: ProblemOf, p
     expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
     transposed = checkpoints.reshape(BATCH, HEADS, len(expected), E, D)
     check(transposed.mT.unbind(dim=2), expected)
+
+
+# Whole heads; three segments of a head; or two heads whole, and the third in two segments.
+@pytest.mark.parametrize(
+    "walked", [{}, {"algorithm": "split", "PROGRAMS": 9}, {"algorithm": "remainder", "PROGRAMS": 2}], ids=str
+)
+@pytest.mark.parametrize("seqlen", [1, 64, 65, 200])
+@states
+@decays
+@pytest.mark.parametrize("given", [None, "plain", "transposed"], ids=["", "given", "given-transposed"])
+def test_a_walk_makes_all_gradients(
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    walked: dict[str, str | int],
+    seqlen: int,
+    with_states: bool,
+    decay: str,
+    given: str | None,
+) -> None:
+    problem = problem_for(problem_of, "bwd", seqlen, with_states, decay)
+    inputs = Inputs.of(problem)
+    decayed = {"decay_mode": "matrix", "decayed": "key"} if decay == "constant" else {"decay_mode": None}
+    handed = {"checkpoints": "given", "given_layout": given} if given else {}
+    plan = plan_of("dqdkdv", loads="specialized", state_layout="plain", BLOCK_N=32, num_stages=3, **walked, **decayed, **handed)
+    kept = [inputs.checkpoints(64, turned=given == "transposed")] if given else []
+    check(inputs.results(render(problem, plan).text, *kept), inputs.expected(problem))

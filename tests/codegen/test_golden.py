@@ -1,4 +1,4 @@
-"""Six whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Seven whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def backward_in_one_walk_of_segments(problem_of: ProblemOf, plan_of: PlanOf) -> 
     return problem, plan_of("dqdkdv", algorithm="split", loads="tma", decayed="key", BLOCK_N=64, PROGRAMS=256)
 
 
+def backward_in_one_walk_by_warps_of_their_own(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    problem = problem_of("bwd", batch=8, num_heads=32, seqlen=8192, head_dim_k=64, head_dim_v=64, needs_final_state=True)
+    handed = {"checkpoints": "given", "given_layout": "transposed"}
+    return problem, plan_of("dqdkdv", loads="specialized", decayed="key", BLOCK_N=64, num_stages=3, **handed)
+
+
 CASES = (
     forward,
     forward_by_warps_of_their_own,
@@ -67,6 +73,7 @@ CASES = (
     backward_three_streams,
     backward_in_one_walk,
     backward_in_one_walk_of_segments,
+    backward_in_one_walk_by_warps_of_their_own,
 )
 
 

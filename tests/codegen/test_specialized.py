@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ STATES = {"has_initial_state": True, "needs_final_state": True}
 SMALL = {"batch": 2, "num_heads": 5, "seqlen": 1000}
 
 
+def walk_plan(plan_of: PlanOf, mode: str | None, **changes: str | int) -> Plan:
+    """All gradients in one walk."""
+    form = {"decay_mode": mode, "decayed": "key"} if mode else {"decay_mode": None}
+    form |= {"loads": "specialized", "state_layout": "plain", "BLOCK_N": 64, "num_stages": 3}
+    return plan_of("dqdkdv", **(form | changes))
+
+
 def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
     """The product of all that shapes such a source."""
     axes = (ALGORITHMS, ((128, 128, 128), (96, 48, 128), (192, 64, 64)), ("matrix", None), (False, True), (False, True))
@@ -48,6 +56,12 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
             yield problem, plan
             if algorithm == "split":
                 yield problem, plan.chained()
+            if algorithm == "sequential" and d == e == 128 and kernels != ("o",):
+                narrow = replace(problem, head_dim_k=64, head_dim_v=64)
+                for handed, cut in itertools.product(
+                    ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder")
+                ):
+                    yield narrow, walk_plan(plan_of, mode, algorithm=cut, **handed)
             if algorithm == "sequential" and kernels == ("o",):
                 yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
 
@@ -157,3 +171,24 @@ def test_checkpoints_are_those_of_other_kernels(problem_of: ProblemOf, plan_of: 
     one, other = checkpoints
     assert one.shape[1] == 8 and other.norm() > 0
     assert (one - other).norm() < 1e-2 * other.norm()
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+@pytest.mark.parametrize("mode", ["matrix", None], ids=["", "none"])
+@pytest.mark.parametrize("width", [64, 56])
+@pytest.mark.parametrize("algorithm", ["sequential", "split", "remainder"])
+def test_a_walk_of_all_gradients_is_right(
+    worker: Worker,
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    algorithm: str,
+    width: int,
+    mode: str | None,
+    states: dict[str, bool],
+) -> None:
+    decay = "constant" if mode else "none"
+    problem = problem_of("bwd", **SMALL, head_dim_k=width, head_dim_v=width, decay=decay, **states)
+    cut = {"algorithm": algorithm, "PROGRAMS": 4 if algorithm == "remainder" else 32}
+    check(worker, problem, walk_plan(plan_of, mode, **cut), walk_plan(plan_of, mode, **cut, num_stages=2).chained())

@@ -1,8 +1,8 @@
 """Runs a generated module of specialized warps as text, on the CPU and in float64, to find errors of order and of arithmetic.
 
 Warps take turns at random. What is asynchronous happens as late as it may or at once: a buffer that is being written holds
-NaN, and a product or a store reads its operands in shared memory when it is waited for. So a read too early, or a buffer
-reused too early, is a wrong result under some seed.
+NaN, a product or a store reads its operands in shared memory when it is waited for, and a load reads when its values are first
+used. So a read too early, or a buffer reused too early, is a wrong result under some seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gluon_memory import BarrierLayout, Barriers, Descriptor, Pointer, Shared, load, store
+from gluon_memory import BarrierLayout, Barriers, Descriptor, Loaded, Pointer, Shared, load, store
 from warps import Barrier, Partition, Scheduler
 
 # A product or a store is late this often, else it is done at once.
@@ -171,6 +171,7 @@ class _Device:
             dot=lambda left, right, accumulator=0.0: left @ right + accumulator,
             load=load,
             store=store,
+            permute=np.transpose,
             num_warps=lambda: 4,
             program_id=lambda axis: self.program[axis],
             range=lambda *bounds, **options: range(*bounds),
@@ -230,6 +231,10 @@ class _Device:
     ) -> _Product:
         assert is_async and isinstance(right, Shared)
         self._scheduler.pause()
+        if isinstance(left, Loaded):
+            left = np.asarray(left)
+        if isinstance(accumulator, Loaded):
+            accumulator = np.asarray(accumulator)
         product = _Product(left, right, accumulator if use_acc else 0.0)
         if not self._late():
             product.result()

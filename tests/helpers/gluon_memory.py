@@ -36,7 +36,7 @@ class Descriptor:
     def __init__(
         self, tensor: torch.Tensor, shape: list[int], strides: list[int], block: list[int], layout: None = None
     ) -> None:
-        self._tensor = tensor.numpy()
+        self._tensor = tensor.as_strided(shape, strides).numpy()
         self._block = block
         self.block_type = types.SimpleNamespace(nbytes=8 * int(np.prod(block)))
 
@@ -77,16 +77,34 @@ class Shared:
     def permute(self, order: tuple[int, ...]) -> Shared:
         return Shared(self.values.transpose(order), self._scheduler)
 
-    def load(self, layout: None) -> np.ndarray:
+    def load(self, layout: None) -> Loaded:
         self._scheduler.pause()
-        return self.values.copy()
+        return Loaded(self.values)
 
-    def store(self, values: np.ndarray) -> None:
+    def store(self, values: np.ndarray | Loaded) -> None:
         assert values.shape == self.values.shape
         self._scheduler.pause()
+        stored = np.array(values)
         self.values[...] = np.nan
         self._scheduler.pause()
-        self.values[...] = values
+        self.values[...] = stored
+
+
+class Loaded(np.lib.mixins.NDArrayOperatorsMixin):
+    """What a load from shared memory brings: the values that lie there when they are first used, which no barrier waits for."""
+
+    def __init__(self, source: np.ndarray) -> None:
+        self.shape = source.shape
+        self._source = source
+        self._values: np.ndarray | None = None
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        if self._values is None:
+            self._values = self._source.copy()
+        return self._values
+
+    def __array_ufunc__(self, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Any:
+        return getattr(function, method)(*(np.asarray(operand) for operand in operands), **options)
 
 
 class Barriers:
