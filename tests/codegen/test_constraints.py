@@ -105,6 +105,7 @@ INFEASIBLE_SPECIALIZED_WALKS = [
     ({"num_warps": 8}, {}, H200, "four warps take 64 rows"),
     ({}, {"head_dim_v": 128}, H200, "hold both forms of the state's gradient"),
     ({"num_stages": 1}, {}, H200, "an odd chunk needs the one before it"),
+    ({"num_stages": 4}, {}, H200, "blocks in flight exceed the shared memory"),
 ]
 
 
