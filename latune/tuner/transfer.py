@@ -51,8 +51,11 @@ def transfer_problem(
 
 
 def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> None:
-    """Begins to compile what ``transfer_problem`` will race first, while others have the GPU."""
-    evaluate.prepare(Composer.of(problem, evaluate, space).fit(starts), urgent=False)
+    """Begins to compile, while others have the GPU, what ``transfer_problem`` races first and, if its likeliest wins, then."""
+    composer = Composer.of(problem, evaluate, space)
+    first = composer.fit(starts)
+    second = [variant for likeliest in first[:1] for variant in composer.variants(likeliest)]
+    evaluate.prepare([*first, *second], urgent=False)
 
 
 def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:
