@@ -33,7 +33,7 @@ class Partition:
     @property
     def fused(self) -> bool:
         """Several gradients in one walk."""
-        return len(self.kernel.outputs) > 1
+        return not self.kernel.streams
 
     @property
     def remainder(self) -> bool:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 Spaces = Mapping[str, Space]
 
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
-_SIBLINGS = {"dk": "dq", "dv": "dq"}
+_SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}
+# Each is two streams of one config: apart, and side by side.
+_PAIRS = ((("dk", "dv"), ("dk_dv",)), (("dk_dv",), ("dk", "dv")))
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
@@ -106,8 +108,8 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; the plan with its launches chained, or not; with dq as the forward plan ahead is, or cut like it; and the
-        first starts of the other forms.
+        pipeline; the plan with its launches chained, or not; with dk and dv side by side, or apart; with dq as the forward
+        plan ahead is, or cut like it; and the first starts of the other forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -120,8 +122,10 @@ class Composer:
                 configs.append(replace(own, num_stages=own.num_stages + 1))
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
         behind = self._behind(plan)
-        others = [*changed, self._chained(plan) or plan, plan.unchained(), *behind, *self._of_other_forms(plan)]
-        return [other for other in dict.fromkeys(others) if other != plan]
+        regrouped = [_regrouped(plan, pair) for pair in _PAIRS]
+        chained = [self._chained(plan) or plan, plan.unchained()]
+        others = dict.fromkeys([*changed, *chained, *regrouped, *behind, *self._of_other_forms(plan)])
+        return [other for other in others if other != plan and self._allows(other)]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
@@ -234,3 +238,11 @@ class Composer:
 
 def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:
     return plan.with_steps(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps)
+
+
+def _regrouped(plan: Plan, pair: tuple[tuple[str, ...], tuple[str, ...]]) -> Plan:
+    """The plan with kernels of the second group, by the same config, in place of the first group's; as it is without those."""
+    before, after = pair
+    steps = [step for step in plan.steps if step.kernel not in before]
+    config = next((step.config for step in plan.steps if step.kernel in before), None)
+    return plan.with_steps([*steps, *(Step(kernel=name, config=config) for name in after)]) if config else plan

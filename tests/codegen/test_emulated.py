@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -53,14 +53,15 @@ class Inputs:
         def drawn(*shape: int) -> Tensor:
             return torch.randn(BATCH, HEADS, *shape, dtype=torch.float64, generator=generator)
 
+        keys, values = problem.head_dim_k, problem.head_dim_v
         return cls(
-            q=drawn(problem.seqlen, D),
-            k=drawn(problem.seqlen, D),
-            v=drawn(problem.seqlen, E),
-            do=drawn(problem.seqlen, E),
+            q=drawn(problem.seqlen, keys),
+            k=drawn(problem.seqlen, keys),
+            v=drawn(problem.seqlen, values),
+            do=drawn(problem.seqlen, values),
             slopes=torch.tensor([0.5, 0.03, 0.0], dtype=torch.float64) if problem.decay == "constant" else None,
-            initial_state=drawn(D, E) if problem.has_initial_state else None,
-            dfinal_state=drawn(D, E) if problem.needs_final_state else None,
+            initial_state=drawn(keys, values) if problem.has_initial_state else None,
+            dfinal_state=drawn(keys, values) if problem.needs_final_state else None,
         )
 
     def results(self, text: str, *kept: Tensor) -> tuple[Tensor, ...]:
@@ -114,8 +115,10 @@ def problem_for(problem_of: ProblemOf, direction: str, seqlen: int, with_states:
     )
 
 
-def plan_for(plan_of: PlanOf, problem: Problem, algorithm: str, **changes: str | int) -> Plan:
-    kernels = ("o",) if problem.direction == "fwd" else ("dq", "dk", "dv")
+def plan_for(
+    plan_of: PlanOf, problem: Problem, algorithm: str, backward: tuple[str, ...] = ("dq", "dk", "dv"), **changes: str | int
+) -> Plan:
+    kernels = ("o",) if problem.direction == "fwd" else backward
     decay_mode = "matrix" if problem.decay == "constant" else None
     form = {"algorithm": algorithm, "PROGRAMS": PROGRAMS[algorithm], "decay_mode": decay_mode, **FORM, **BLOCKS}
     return plan_of(*kernels, **form, **changes)
@@ -140,6 +143,19 @@ def test_results_are_those_of_the_reference(
     inputs = Inputs.of(problem)
     results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
     check(results, inputs.expected(problem))
+
+
+@algorithms
+@sizes
+@states
+@decays
+def test_dk_and_dv_come_side_by_side(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, seqlen: int, block_d: int, with_states: bool, decay: str
+) -> None:
+    problem = replace(problem_for(problem_of, "bwd", seqlen, with_states, decay), head_dim_v=D)
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, algorithm, ("dq", "dk_dv"), BLOCK_D=block_d)
+    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
 
 
 @states

@@ -1,4 +1,4 @@
-"""Seven whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Eight whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
 
 
+def backward_side_by_side(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
+    plan = plan_of("dq", "dk_dv", algorithm="split", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=3)
+    return problem_of("bwd", batch=1, num_heads=8, seqlen=8192), plan.chained()
+
+
 def backward_in_one_walk(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     problem = problem_of("bwd", batch=8, num_heads=32, seqlen=8192, head_dim_k=64, head_dim_v=64)
     return problem, plan_of("dqdkdv", loads="tma", decayed="key", BLOCK_N=64)
@@ -71,6 +77,7 @@ CASES = (
     forward_by_warps_of_their_own,
     backward_split_and_fused,
     backward_three_streams,
+    backward_side_by_side,
     backward_in_one_walk,
     backward_in_one_walk_of_segments,
     backward_in_one_walk_by_warps_of_their_own,

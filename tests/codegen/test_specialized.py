@@ -62,6 +62,10 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                     ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder")
                 ):
                     yield narrow, walk_plan(plan_of, mode, algorithm=cut, **handed)
+            if d == e and kernels != ("o",):
+                beside = plan_of("dq", "dk_dv", **form)
+                yield problem, beside
+                yield problem, beside.chained()
             if algorithm == "sequential" and kernels == ("o",):
                 yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
 
@@ -122,6 +126,21 @@ def test_each_algorithm_is_right(
     problem = problem_of("fwd" if kernels == ("o",) else "bwd", **SMALL, **states)
     programs = 16 if algorithm == "remainder" else 128
     plan = plan_of(*kernels, algorithm=algorithm, PROGRAMS=programs, **SPECIALIZED)
+    check(worker, problem, plan, plan.chained())
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [96, 128, 192, 256])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+def test_dk_and_dv_side_by_side_are_right(
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool], algorithm: str, width: int
+) -> None:
+    problem = problem_of("bwd", **SMALL, **states, head_dim_k=width, head_dim_v=width)
+    blocks = {"BLOCK_D": 64 if width == 192 else max(width, 128), "num_stages": 2}
+    cut = {"algorithm": algorithm, "PROGRAMS": 16 if algorithm == "remainder" else 128}
+    plan = plan_of("dq", "dk_dv", **{**SPECIALIZED, **blocks, **cut})
     check(worker, problem, plan, plan.chained())
 
 
