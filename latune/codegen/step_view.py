@@ -44,6 +44,7 @@ class StepView(StateFlow):
         follows: another step of the plan comes before it.
         precedes: another one comes after it.
         chained: its kernels are launched before those ahead of them have ended.
+        alongside: it has no use for what the steps ahead write, nor for memory that they use.
         may_borrow: the last step, which is another, has no scratch of its own: until then its output's memory is free.
         beside: the first of the streams side by side of which it is one, which makes the segments' states of all.
     """
@@ -51,6 +52,7 @@ class StepView(StateFlow):
     follows: bool = False
     precedes: bool = False
     chained: bool = False
+    alongside: bool = False
     may_borrow: bool = False
     beside: str = ""
 
