@@ -97,7 +97,12 @@ class Partition:
 
     @property
     def specialized(self) -> bool:
-        """Loads, scores and the walk have warps of their own (see specialized.jinja)."""
+        """In Gluon, where warps have parts of their own: those that load at least."""
+        return self.scores_apart or self._values.get("loads") == "producer"
+
+    @property
+    def scores_apart(self) -> bool:
+        """Loads, scores and the walk have warps of their own (see specialized.jinja); else those that walk make the scores."""
         return self._values.get("loads") == "specialized"
 
     @property
