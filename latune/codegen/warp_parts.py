@@ -16,8 +16,7 @@ def parts(step: StepView) -> dict[str, list[str]]:
 def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     """See specialized.jinja."""
     decayed = step.decay != "none"
-    inputs = [tensor.name for tensor in step.inputs]
-    rings = [f"ring_{name}" for name in inputs]
+    rings = _rings(step)
     made = ["ring_p", *([f"ring_{step.z.name}_decayed"] if decayed else [])]
     slope = ["slope"] if decayed else []
     place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
@@ -26,7 +25,7 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     rest = ["i_rest"] if step.remainder else []
     rows = ["CHECKPOINT_ROWS"] if step.uses_checkpoints else []
 
-    load = [*inputs, *rings, "filled", "free", *place, "BLOCK_N"]
+    load = [*_names(step), *rings, "filled", "free", *place, "BLOCK_N"]
     score = [*(rings if decayed else rings[:2]), *made, *_BARRIERS, *slope, "scale"]
     walk = [step.out.name, *rings, *made, f"staged_{step.out.name}", *_BARRIERS, *slope, *step.states, "scale", *place]
 
@@ -49,21 +48,15 @@ def _of_a_walk(step: StepView) -> dict[str, list[str]]:
     segment = ["segment_rows", "num_segments", "i_s"] if step.segmented else []
     rest = ["i_rest"] if step.remainder else []
     blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
-    return {
-        "load": [
-            *[*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS],
-            *["i_b", "i_h", "i_bh", "last", "num_chunks", "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"],
-        ],
-        "score": [*_rings(step), *made, *_BARRIERS, *slope, "scale", "num_chunks", *blocks],
-        "walk": [
-            *["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS],
-            *[*slope, *step.states_of_walk, "scale", *place, *of_states, *segment, *rest, *blocks],
-        ],
-        "queries": [
-            *["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"],
-            *[*_BARRIERS[:3], "used", *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks],
-        ],
-    }
+
+    load = [*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS]
+    load += ["i_b", "i_h", "i_bh", "last", "num_chunks", "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"]
+    score = [*_rings(step), *made, *_BARRIERS, *slope, "scale", "num_chunks", *blocks]
+    walk = ["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS, *slope, *step.states_of_walk, "scale"]
+    walk += [*place, *of_states, *segment, *rest, *blocks]
+    queries = ["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"]
+    queries += [*_BARRIERS, *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks]
+    return {"load": load, "score": score, "walk": walk, "queries": queries}
 
 
 def _names(step: StepView) -> list[str]:
