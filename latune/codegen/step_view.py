@@ -237,8 +237,8 @@ class StepView(StateFlow):
 
     @property
     def states_of_walk(self) -> list[str]:
-        """Those that a walk of all gradients reads and writes by pointers."""
-        return [name for name in self.states if not (self.loads_checkpoints and name == "checkpoints")]
+        """Those that a walk of all gradients with warps of its own reads and writes by pointers."""
+        return [name for name in self.states if name != "checkpoints"]
 
     @property
     def uses_columns(self) -> bool:

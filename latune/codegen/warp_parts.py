@@ -52,21 +52,15 @@ def _of_a_walk(step: StepView) -> dict[str, list[str]]:
     segment = ["segment_rows", "num_segments", "i_s"] if step.segmented else []
     rest = ["i_rest"] if step.remainder else []
     blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
-    return {
-        "load": [
-            *[*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS],
-            *["i_b", "i_h", "i_bh", "last", "num_chunks", "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"],
-        ],
-        "score": [*_rings(step), *made, *_BARRIERS, *slope, "scale", "num_chunks", *blocks],
-        "walk": [
-            *["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS],
-            *[*slope, *step.states_of_walk, "scale", *place, *of_states, *segment, *rest, *blocks],
-        ],
-        "queries": [
-            *["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"],
-            *[*_BARRIERS[:3], "used", *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks],
-        ],
-    }
+
+    load = [*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS]
+    load += ["i_b", "i_h", "i_bh", "last", "num_chunks", "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"]
+    score = [*_rings(step), *made, *_BARRIERS, *slope, "scale", "num_chunks", *blocks]
+    walk = ["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS, *slope, *step.states_of_walk, "scale"]
+    walk += [*place, *of_states, *segment, *rest, *blocks]
+    queries = ["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"]
+    queries += [*_BARRIERS, *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks]
+    return {"load": load, "score": score, "walk": walk, "queries": queries}
 
 
 def _names(step: StepView) -> list[str]:

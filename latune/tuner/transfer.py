@@ -51,7 +51,10 @@ def transfer_problem(
 
 
 def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> None:
-    """Begins to compile, while others have the GPU, what ``transfer_problem`` races first and, if its likeliest wins, then."""
+    """Begins to compile, while others have the GPU, what ``transfer_problem`` will race.
+
+    For its second race by a guess: that the likeliest start wins the first.
+    """
     composer = Composer.of(problem, evaluate, space)
     first = composer.fit(starts)
     second = [variant for likeliest in first[:1] for variant in composer.variants(likeliest)]
