@@ -47,7 +47,7 @@ def graph_sampler(calls: Sequence[Call], pool: tuple[int, int] | None = None) ->
     try:
         # A failed capture leaves its own stream current.
         with torch.cuda.stream(torch.cuda.current_stream()):
-            return partial(_sample_replays, _capture(calls, pool), len(calls))
+            return partial(_sample_replays, _capture(calls, pool), calls)
     except RuntimeError:
         return None
 
@@ -60,14 +60,15 @@ def _capture(calls: Sequence[Call], pool: tuple[int, int] | None) -> torch.cuda.
     return graph
 
 
-def _sample_replays(graph: torch.cuda.CUDAGraph, calls: int, samples: int) -> list[float]:
+def _sample_replays(graph: torch.cuda.CUDAGraph, calls: Sequence[Call], samples: int) -> list[float]:
+    """Replays of the graph of the calls, which are held with it: what they read lies where it was when they were captured."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(samples + 1)]
     # The first replay is not timed: the GPU is busy with it while the host enqueues the others.
     for event in events:
         graph.replay()
         event.record()
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) / calls for start, end in pairwise(events)]
+    return [start.elapsed_time(end) / len(calls) for start, end in pairwise(events)]
 
 
 def _sample_launches(calls: Sequence[Call], flush: torch.Tensor, samples: int) -> list[float]:
