@@ -196,12 +196,13 @@ class Composer:
         return handing_over(self.ahead, plan, self.problem) is not None
 
     def _of_other_forms(self, plan: Plan) -> Iterator[Plan]:
-        """The first starts of all kernels together, then the second."""
+        """The first starts of all kernels together, then the second; each as it is, and chained."""
         for form in self.forms:
             starts = (self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name]) for name in form)
             if form != tuple(step.kernel for step in plan.steps):
                 for configs in islice(zip(*starts, strict=False), _STARTS_OF_A_FORM):
-                    yield Plan(tuple(Step(kernel=name, config=config) for name, config in zip(form, configs, strict=True)))
+                    other = Plan(tuple(Step(kernel=name, config=config) for name, config in zip(form, configs, strict=True)))
+                    yield from filter(None, (other, self._chained(other)))
 
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
         """The plan with this config for the kernel and its siblings."""

@@ -162,7 +162,10 @@ def test_variants_are_of_every_form_that_serves() -> None:
         assert ("dqdkdv" in composed.searched) == (without != ("dqdkdv",))
         for form in composed.forms:
             known = Plan(tuple(Step(kernel=name, config=first(composed, name)) for name in form))
-            assert {kernels(plan) for plan in composed.variants(known)} == set(composed.forms)
+            variants = composed.variants(known)
+            assert {kernels(plan) for plan in variants} == set(composed.forms)
+            others = {plan.is_chained for plan in variants if kernels(plan) != form and len(plan.steps) > 1}
+            assert others == {False, True}
 
 
 def first(composed: Composer, name: str) -> Config:
