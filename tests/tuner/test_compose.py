@@ -73,8 +73,11 @@ def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Conf
 def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]) -> None:
     plans = composer("bwd").compose({"dq": streams[:1]})
     of_streams = [("dq", "dk", "dv"), ("dq", "dk_dv")]
-    assert [kernels(plan) for plan in plans] == [*of_streams, *of_streams, ("dq", "dkdv")]
-    assert plans[2:4] == [plan.chained() for plan in plans[:2]]
+    ranked, regrouped, default_form = plans[:4], plans[4:-1], plans[-1]
+    assert [kernels(plan) for plan in ranked] == [*of_streams, *of_streams] and kernels(default_form) == ("dq", "dkdv")
+    assert ranked[2:] == [plan.chained() for plan in ranked[:2]]
+    assert {kernels(plan) for plan in regrouped} == set(of_streams)
+    assert {plan.steps[0].config for plan in regrouped} == {streams[0]}
     assert len(composer("bwd").compose({})) == 1
 
 
@@ -183,6 +186,9 @@ def test_dk_and_dv_are_raced_apart_and_side_by_side() -> None:
     )
     assert beside in backward.variants(apart) and apart in backward.variants(beside)
     assert beside.chained() in backward.variants(apart.chained())
+    starts = backward.space("dk_dv").feasible_starts(backward.problem, GPU, KERNELS["dk_dv"])
+    own = [Plan((Step(kernel="dq", config=config), Step(kernel="dk_dv", config=start))) for start in starts]
+    assert len(set(own) - {beside}) > 0 and set(own) <= set(backward.variants(apart))
 
 
 def test_no_variant_leaves_the_space() -> None:
