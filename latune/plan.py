@@ -43,6 +43,11 @@ class Kernel:
     reverse: bool
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """The kernels, of an output each, that it runs side by side, or is; none where all outputs come of one walk."""
+        return self.outputs if self.space == "stream" else ()
+
+    @property
     def reads_checkpoints(self) -> bool:
         """It walks backwards and needs the forward state of each chunk, which it has from those of every second one."""
         return self.reverse and "dq" in self.outputs
@@ -87,13 +92,24 @@ def _fused(*outputs: str) -> Kernel:
     )
 
 
+def _side_by_side(first: Kernel, second: Kernel) -> Kernel:
+    """Two streams of one config in one launch: of rows that they read at the same time, the L2 has one copy."""
+    return replace(
+        first, name=f"{first.name}_{second.name}", inputs=("q", "k", "v", "do"), outputs=first.outputs + second.outputs
+    )
+
+
+_DK = _stream("dk", "bwd", ("v", "do", "q"), "v", "k", True)
+_DV = _stream("dv", "bwd", ("k", "q", "do"), "k", "v", True)
+
 KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
         _stream("o", "fwd", ("q", "k", "v"), "k", "v", False),
         _stream("dq", "bwd", ("do", "v", "k"), "v", "k", False),
-        _stream("dk", "bwd", ("v", "do", "q"), "v", "k", True),
-        _stream("dv", "bwd", ("k", "q", "do"), "k", "v", True),
+        _DK,
+        _DV,
+        _side_by_side(_DK, _DV),
         _fused("dk", "dv"),
         _fused("dq", "dk", "dv"),
     )
@@ -101,7 +117,7 @@ KERNELS: Mapping[str, Kernel] = {
 
 FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "fwd": (("o",),),
-    "bwd": (("dq", "dkdv"), ("dq", "dk", "dv"), ("dqdkdv",)),
+    "bwd": (("dq", "dkdv"), ("dq", "dk", "dv"), ("dq", "dk_dv"), ("dqdkdv",)),
 }
 """The complete plans of a direction, as the names of their kernels in launch order."""
 

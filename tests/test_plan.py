@@ -58,7 +58,13 @@ def test_kernels_move_what_their_tensors_hold() -> None:
     assert KERNELS["o"].compulsory_bytes(problem("fwd")) == rows_bytes * (128 + 128 + 64 + 64)
     assert KERNELS["o"].compulsory_bytes(problem("fwd")) == problem("fwd").compulsory_bytes
     assert KERNELS["dq"].compulsory_bytes(problem("bwd")) == rows_bytes * (64 + 64 + 128 + 128)
-    assert KERNELS["dkdv"].compulsory_bytes(problem("bwd")) == rows_bytes * (3 * 128 + 3 * 64)
+    for name in ("dkdv", "dk_dv"):
+        assert KERNELS[name].compulsory_bytes(problem("bwd")) == rows_bytes * (3 * 128 + 3 * 64)
+
+
+def test_streams_go_side_by_side_or_share_a_walk() -> None:
+    assert [KERNELS[name].streams for name in ("dv", "dk_dv", "dkdv")] == [("dv",), ("dk", "dv"), ()]
+    assert KERNELS["dk_dv"].outputs == KERNELS["dkdv"].outputs == ("dk", "dv")
 
 
 @pytest.mark.parametrize(("direction", "outputs"), [("fwd", {"o"}), ("bwd", {"dq", "dk", "dv"})])
@@ -80,7 +86,7 @@ def test_outputs_are_in_one_order_whatever_that_of_the_launches() -> None:
 
 
 def test_an_unknown_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match="o, dq, dk, dv, dkdv, dqdkdv, got 'do'"):
+    with pytest.raises(ValueError, match="o, dq, dk, dv, dk_dv, dkdv, dqdkdv, got 'do'"):
         plan("do")
 
 

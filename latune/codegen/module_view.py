@@ -45,6 +45,13 @@ class ModuleView:
         )
 
     @property
+    def uses_language(self) -> bool:
+        """Triton's own, beside Gluon's: for its kernels, for constants of the module, or where kernels are chained."""
+        constants = self.has_decay or self.scores_apart
+        own = any(not step.specialized or step.has_first_pass for step in self.steps)
+        return constants or own or (self.plan.is_chained and len(self.steps) > 1)
+
+    @property
     def uses_tma(self) -> bool:
         return any(step.loads != "pointer" for step in self.steps)
 
@@ -60,12 +67,16 @@ class ModuleView:
         return any(step.specialized for step in self.steps)
 
     @property
+    def scores_apart(self) -> bool:
+        return any(step.scores_apart for step in self.steps)
+
+    @property
     def loads_checkpoints(self) -> bool:
         return any(step.loads_checkpoints for step in self.steps)
 
     @property
     def has_opaque(self) -> bool:
-        return any(step.specialized and step.loads_start for step in self.steps)
+        return any(step.scores_apart and step.loads_start for step in self.steps)
 
     @property
     def dtype(self) -> str:

@@ -33,7 +33,7 @@ class Partition:
     @property
     def fused(self) -> bool:
         """Several gradients in one walk."""
-        return len(self.kernel.outputs) > 1
+        return not self.kernel.streams
 
     @property
     def remainder(self) -> bool:
@@ -97,7 +97,12 @@ class Partition:
 
     @property
     def specialized(self) -> bool:
-        """Loads, scores and the walk have warps of their own (see specialized.jinja)."""
+        """In Gluon, where warps have parts of their own: those that load at least."""
+        return self.scores_apart or self._values.get("loads") == "producer"
+
+    @property
+    def scores_apart(self) -> bool:
+        """Loads, scores and the walk have warps of their own (see specialized.jinja); else those that walk make the scores."""
         return self._values.get("loads") == "specialized"
 
     @property

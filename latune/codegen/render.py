@@ -49,19 +49,7 @@ def render(problem: Problem, plan: Plan) -> Source:
         RenderError: a config lacks a value its template needs, or the plan belongs to another direction.
     """
     _check(problem, plan)
-    last = len(plan.steps) - 1
-    lends = StepView(problem=problem, step=plan.steps[last]).given
-    steps = [
-        StepView(
-            problem=problem,
-            step=step,
-            follows=index > 0,
-            precedes=index < last,
-            chained=plan.is_chained,
-            may_borrow=lends and index < last,
-        )
-        for index, step in enumerate(plan.steps)
-    ]
+    steps = _views(problem, plan)
     module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)
     try:
         text = _environment(paths.templates()).get_template("module.py.jinja").render(module=module, steps=steps)
@@ -69,6 +57,27 @@ def render(problem: Problem, plan: Plan) -> Source:
         raise RenderError(f"cannot render {plan} for {problem}: {error}") from error
     text = text.replace(_UNKNOWN_SHA256, code_sha256(text), 1)
     return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def _views(problem: Problem, plan: Plan) -> list[StepView]:
+    last = len(plan.steps) - 1
+    alone = [StepView(problem=problem, step=step) for step in plan.steps]
+    lends = alone[last].given
+    views = []
+    for index, view in enumerate(alone):
+        # Segments' states of all steps have the same memory, and that may be what the last step writes to.
+        used = any(other.makes_states for other in alone[:index])
+        views.append(
+            replace(
+                view,
+                follows=index > 0,
+                precedes=index < last,
+                chained=plan.is_chained,
+                alongside=not (used and (view.makes_states or (lends and index == last))),
+                may_borrow=lends and index < last,
+            )
+        )
+    return views
 
 
 def plan_sha256(bucket: Bucket, plan: Plan) -> str:

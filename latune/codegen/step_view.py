@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -14,9 +14,16 @@ TL_DTYPES = {"bf16": "tl.bfloat16", "fp16": "tl.float16", "fp32": "tl.float32"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorView:
-    """A tensor as one kernel sees it: ``axis`` is ``d`` for the key dim, ``e`` for the value dim."""
+    """A tensor as one kernel sees it.
+
+    Attributes:
+        name: of the kernel's argument, and of what it keeps of it.
+        source: the tensor's own.
+        axis: ``d`` for the key dim, ``e`` for the value dim.
+    """
 
     name: str
+    source: str
     axis: str
     padded: bool
 
@@ -37,13 +44,17 @@ class StepView(StateFlow):
         follows: another step of the plan comes before it.
         precedes: another one comes after it.
         chained: its kernels are launched before those ahead of them have ended.
+        alongside: it has no use for what the steps ahead write, nor for memory that they use.
         may_borrow: the last step, which is another, has no scratch of its own: until then its output's memory is free.
+        beside: the first of the streams side by side of which it is one, which makes the segments' states of all.
     """
 
     follows: bool = False
     precedes: bool = False
     chained: bool = False
+    alongside: bool = False
     may_borrow: bool = False
+    beside: str = ""
 
     scan_block: ClassVar[int] = 512
     scan_stages: ClassVar[int] = 4
@@ -112,15 +123,29 @@ class StepView(StateFlow):
         wide = self.problem.head_dim_k if name in ("q", "k", "dq", "dk") else self.problem.head_dim_v
         key_dim = name in ("q", "k", "dq", "dk") if self.fused else name in self.kernel.inputs[:2]
         padded = wide % (self.block_d if key_dim else self.block_e) != 0
-        return TensorView(name=name, axis="d" if key_dim else "e", padded=padded)
+        argument = f"{self.name}_{name}" if self.beside and name in self.kernel.inputs else name
+        return TensorView(name=argument, source=name, axis="d" if key_dim else "e", padded=padded)
+
+    @cached_property
+    def streams(self) -> list[StepView]:
+        """The streams that the kernel runs side by side; itself where it is one, or a walk of several gradients."""
+        if len(self.kernel.streams) < 2:
+            return [self]
+        first = self.kernel.streams[0]
+        return [replace(self, step=replace(self.step, kernel=name), beside=first) for name in self.kernel.streams]
 
     @cached_property
     def inputs(self) -> list[TensorView]:
+        """Of streams side by side, by their roles: they share the memory that theirs are loaded into."""
+        if len(self.streams) > 1:
+            return [replace(tensor, name=role) for tensor, role in zip(self.streams[0].inputs, "xyz", strict=True)]
         return [self._tensor(name) for name in self.kernel.inputs]
 
     @cached_property
     def tensors(self) -> list[TensorView]:
-        """Inputs, then outputs."""
+        """Inputs, then outputs; of one stream after the other."""
+        if len(self.streams) > 1:
+            return [tensor for stream in self.streams for tensor in stream.tensors]
         return [*self.inputs, *(self._tensor(name) for name in self.kernel.outputs)]
 
     def tensor(self, name: str) -> TensorView:
@@ -142,6 +167,8 @@ class StepView(StateFlow):
 
     @property
     def out(self) -> TensorView:
+        if len(self.streams) > 1:
+            return replace(self.streams[0].out, name="out")
         return self._tensor(self.kernel.outputs[0])
 
     @property
@@ -179,6 +206,12 @@ class StepView(StateFlow):
     def key_major(self) -> bool:
         """Given and returned states are [D, E] as this kernel sees them; False: their transpose."""
         return self.kernel.key_dim == "head_dim_k"
+
+    @property
+    def stored_key_major(self) -> bool:
+        """As ``StateFlow`` has it; among streams side by side the maker's key dim may be the value dim of this one."""
+        turned = bool(self.beside) and KERNELS[self.beside].key_dim != self.kernel.key_dim
+        return super().stored_key_major != turned
 
     @property
     def ragged_state(self) -> bool:

@@ -14,10 +14,14 @@ def parts(step: StepView) -> dict[str, list[str]]:
 
 
 def _of_a_stream(step: StepView) -> dict[str, list[str]]:
-    """See specialized.jinja."""
+    """See specialized.jinja and, where scores are not apart, producer.jinja."""
     decayed = step.decay != "none"
+    inputs = [name for stream in step.streams for name in _names(stream)]
+    outputs = [stream.out.name for stream in step.streams]
+    which = ["i_out"] if len(step.streams) > 1 else []
     rings = _rings(step)
-    made = ["ring_p", *([f"ring_{step.z.name}_decayed"] if decayed else [])]
+    made = ["ring_p", *([f"ring_{step.z.name}_decayed"] if decayed else [])] if step.scores_apart else ["staged_p"]
+    barriers = _BARRIERS if step.scores_apart else _BARRIERS[:2]
     slope = ["slope"] if decayed else []
     place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
     ragged = decayed and step.ragged_state
@@ -25,9 +29,9 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     rest = ["i_rest"] if step.remainder else []
     rows = ["CHECKPOINT_ROWS"] if step.uses_checkpoints else []
 
-    load = [*_names(step), *rings, "filled", "free", *place, "BLOCK_N"]
+    load = [*inputs, *rings, "filled", "free", *which, *place, "BLOCK_N"]
     score = [*(rings if decayed else rings[:2]), *made, *_BARRIERS, *slope, "scale"]
-    walk = [step.out.name, *rings, *made, f"staged_{step.out.name}", *_BARRIERS, *slope, *step.states, "scale", *place]
+    walk = [*outputs, *rings, *made, f"staged_{step.out.name}", *barriers, *slope, *step.states, "scale", *which, *place]
 
     load += ["BLOCK_D"] if step.num_tiles > 1 else []
     score += ["first_row", "seqlen"] if ragged and not step.reverse else []

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 Spaces = Mapping[str, Space]
 
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
-_SIBLINGS = {"dk": "dq", "dv": "dq"}
+_SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}
+# Each is two streams of one config: apart, and side by side.
+_PAIRS = ((("dk", "dv"), ("dk_dv",)), (("dk_dv",), ("dk", "dv")))
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
@@ -91,7 +93,8 @@ class Composer:
         by_form = [list(islice(self._plans(form, ranked), _PLANS_OF_A_FORM)) for form in self.forms]
         best = [plan for plans in by_form for plan in plans[:1]]
         behind = [other for plan in best for other in self._behind(plan)]
-        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *behind])), *behind, *self._defaults]
+        others = [*behind, *(other for plan in best for other in self._regrouped(plan))]
+        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *behind])), *others, *self._defaults]
         return list(dict.fromkeys([*plans, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
@@ -106,8 +109,8 @@ class Composer:
 
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; the plan with its launches chained, or not; with dq as the forward plan ahead is, or cut like it; and the
-        first starts of the other forms.
+        pipeline; the plan with its launches chained, or not; with dk and dv apart, or side by side, by a start of their own
+        too; with dq as the forward plan ahead is, or cut like it; and the first starts of the other forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -120,8 +123,9 @@ class Composer:
                 configs.append(replace(own, num_stages=own.num_stages + 1))
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
         behind = self._behind(plan)
-        others = [*changed, self._chained(plan) or plan, plan.unchained(), *behind, *self._of_other_forms(plan)]
-        return [other for other in dict.fromkeys(others) if other != plan]
+        chained = [self._chained(plan) or plan, plan.unchained()]
+        others = dict.fromkeys([*changed, *chained, *self._regrouped(plan), *behind, *self._of_other_forms(plan)])
+        return [other for other in others if other != plan and self._allows(other)]
 
     def _ranked_as(self, name: str) -> str:
         sibling = _SIBLINGS.get(name, name)
@@ -186,18 +190,29 @@ class Composer:
         cut_alike = changed(lambda own: replace(own.with_constexprs(**cut), algorithm=forward.config.algorithm))
         return [other for other in (by_forward, cut_alike) if self._is_given(other) and self._allows(other)]
 
+    def _regrouped(self, plan: Plan) -> list[Plan]:
+        """The plan with dk and dv apart, or side by side, then also by a start and dq as it is.
+
+        In one launch they are twice the programs, so that slices twice as wide as dq's may fill the GPU.
+        """
+        beside, apart = (_regrouped(plan, *pair) for pair in _PAIRS)
+        starts = self.space("dk_dv").feasible_starts(self.problem, self.gpu, KERNELS["dk_dv"])
+        others = [apart, beside, *(_with(beside, "dk_dv", start) for start in starts)]
+        return [other for other in others if other != plan and self._allows(other)]
+
     def _is_given(self, plan: Plan) -> bool:
         """Whether its dq starts from what the forward plan ahead keeps."""
         assert self.ahead is not None
         return handing_over(self.ahead, plan, self.problem) is not None
 
     def _of_other_forms(self, plan: Plan) -> Iterator[Plan]:
-        """The first starts of all kernels together, then the second."""
+        """The first starts of all kernels together, then the second; each as it is, and chained."""
         for form in self.forms:
             starts = (self.space(name).feasible_starts(self.problem, self.gpu, KERNELS[name]) for name in form)
             if form != tuple(step.kernel for step in plan.steps):
                 for configs in islice(zip(*starts, strict=False), _STARTS_OF_A_FORM):
-                    yield Plan(tuple(Step(kernel=name, config=config) for name, config in zip(form, configs, strict=True)))
+                    other = Plan(tuple(Step(kernel=name, config=config) for name, config in zip(form, configs, strict=True)))
+                    yield from filter(None, (other, self._chained(other)))
 
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
         """The plan with this config for the kernel and its siblings."""
@@ -234,3 +249,15 @@ class Composer:
 
 def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:
     return plan.with_steps(Step(kernel=step.kernel, config=change(step.kernel, step.config)) for step in plan.steps)
+
+
+def _with(plan: Plan, name: str, config: Config) -> Plan:
+    """The plan with this config for one kernel alone."""
+    return _mapped(plan, lambda kernel, own: config if kernel == name else own)
+
+
+def _regrouped(plan: Plan, before: tuple[str, ...], after: tuple[str, ...]) -> Plan:
+    """The plan with kernels of the second group, by the same config, in place of the first group's; as it is without those."""
+    steps = [step for step in plan.steps if step.kernel not in before]
+    config = next((step.config for step in plan.steps if step.kernel in before), None)
+    return plan.with_steps([*steps, *(Step(kernel=name, config=config) for name in after)]) if config else plan

@@ -39,6 +39,7 @@ It ranks; it does not measure. Inputs that launches share in the L2, bank confli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latune.codegen.build import Build, KernelBuild
@@ -111,13 +112,13 @@ def predict(problem: Problem, plan: Plan, gpu: Gpu, build: Build) -> Prediction:
     Args:
         build: of this problem and plan for ``gpu``, which can run it (``occupancy.over_limit``).
     """
-    views = {step.kernel: StepView(problem=problem, step=step) for step in plan.steps}
-    return Prediction(kernels=tuple(_predict(views[_step(kernel)], kernel, gpu) for kernel in build.kernels))
+    views = [StepView(problem=problem, step=step) for step in plan.steps]
+    return Prediction(kernels=tuple(_predict(_view_of(kernel, views), kernel, gpu) for kernel in build.kernels))
 
 
-def _step(kernel: KernelBuild) -> str:
+def _view_of(kernel: KernelBuild, views: Sequence[StepView]) -> StepView:
     """A generated kernel is named after its step: ``dq_states_kernel``."""
-    return kernel.name.split("_")[0]
+    return next(view for view in views if kernel.name.startswith(f"{view.name}_"))
 
 
 def _predict(view: StepView, kernel: KernelBuild, gpu: Gpu) -> KernelPrediction:

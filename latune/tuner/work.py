@@ -143,8 +143,10 @@ def _checkpoints(sizes: _Sizes) -> Work:
 def _stream(view: StepView, sizes: _Sizes) -> Work:
     """Scores x y^T, from them and the state the output, then the state's update."""
     n, d, e = view.block_n, view.block_d * view.num_tiles, view.block_e
-    once = sizes.column_bytes * (2 * view.d + 2 * view.e)
-    again = sizes.column_bytes * 2 * view.d * (view.num_splits - 1)
+    # Of what streams side by side read, q and do are the same.
+    streams = len(view.streams)
+    once = sizes.column_bytes * (streams + 1) * (view.d + view.e)
+    again = sizes.column_bytes * (2 * view.d * (view.num_splits - 1) * streams + (streams - 1) * (view.d + view.e))
     saved = sizes.inputs_again(view.d + view.e)
     out = ((e, n, d), (e, n, n), (e, d, n)) if view.transposed else ((n, e, d), (n, e, n), (d, e, n))
     return Work(

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_named(entry_of: EntryOf, path: tuple[str | int, ...], 
 def test_a_plan_of_half_a_direction_is_refused(entry_of: EntryOf, plan_of: PlanOf, problem_of: ProblemOf) -> None:
     whole = plan_of("bwd", form=1)
     assert entry_of(problem_of(direction="bwd"), plan=whole).plan == whole
-    forms = r"dq\+dkdv or dq\+dk\+dv or dqdkdv"
+    forms = r"dq\+dkdv or dq\+dk\+dv or dq\+dk_dv or dqdkdv"
     with pytest.raises(ValueError, match=rf"plan: expected the kernels {forms} for direction 'bwd', got dq\+dk"):
         entry_of(problem_of(direction="bwd"), plan=Plan(whole.steps[:2]))
 

@@ -54,6 +54,7 @@ _SPECIALIZED = {
     "num_stages": 3,
 }
 _OF_192 = {"head_dim_k": 192, "head_dim_v": 192}
+_OF_256 = {"head_dim_k": 256, "head_dim_v": 256}
 _WIDE = {**_SPECIALIZED, "BLOCK_D": 256, "num_stages": 2}
 INFEASIBLE_SPECIALIZED = [
     ({}, {}, B200, "compute capability 9.0"),
@@ -88,6 +89,16 @@ INFEASIBLE_WALKS = [
     (_REMAINDER, {"num_heads": 33, "seqlen": 512}, H200, "little to walk"),
 ]
 
+_PRODUCER = {**_SPECIALIZED, "loads": "producer", "BLOCK_E": 128, "num_warps": 8}
+INFEASIBLE_PRODUCER = [
+    ({}, {}, B200, "compute capability 9.0"),
+    ({"num_stages": 1}, {}, H200, "nothing is loaded ahead"),
+    ({}, {}, H200, "narrower states leave registers to warps that make scores"),
+    ({"BLOCK_E": 64, "num_warps": 4}, {}, H200, "eight others share the scores"),
+    ({"BLOCK_D": 256, "num_stages": 2}, _OF_256, H200, "round the state tile by tile"),
+    ({"BLOCK_D": 128, "num_stages": 3}, _OF_256, H200, "exceed the shared memory"),
+]
+
 _SPECIALIZED_WALK = {
     "state_layout": "plain",
     "branched": None,
@@ -114,6 +125,7 @@ INFEASIBLE_SPECIALIZED_WALKS = [
     [
         *(("o", *row) for row in INFEASIBLE),
         *(("o", {**_SPECIALIZED, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED),
+        *(("o", {**_PRODUCER, **values}, *rest) for values, *rest in INFEASIBLE_PRODUCER),
         ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
         *(
             ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
@@ -134,6 +146,26 @@ def test_infeasible_configs_say_why(kernel_name: str, values: dict, fields: dict
         kernel,
     )
     assert why in str(space.feasible(config, problem, gpu, kernel))
+
+
+@pytest.mark.parametrize(
+    ("values", "fields", "gpu", "why"),
+    [
+        ({}, {}, H200, None),
+        ({**_PRODUCER, "BLOCK_D": 128, "num_stages": 2}, {"head_dim_k": 256, "head_dim_v": 256}, H200, None),
+        ({}, {}, B200, "compute capability 9.0"),
+        ({}, {"head_dim_k": 96}, H200, "head dims that are alike"),
+        ({"loads": "tma"}, {}, H200, "as kernels with warps of their own"),
+    ],
+)
+def test_dk_and_dv_go_side_by_side(values: dict, fields: dict, gpu: Gpu, why: str | None) -> None:
+    """As configs of dv do, some of them."""
+    kernel, space = KERNELS["dk_dv"], SPACES["stream"]
+    problem = problem_for(kernel, **fields)
+    base = space.default(problem, gpu, KERNELS["dv"])
+    config = space.make(changed(base, **{**_SPECIALIZED, **values}), problem, gpu, kernel)  # type: ignore[arg-type]
+    found = space.feasible(config, problem, gpu, kernel)
+    assert found is None if why is None else why in str(found)
 
 
 @pytest.mark.parametrize("decay", ["constant", "none"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -22,12 +22,13 @@ BATCH, HEADS, D, E = 1, 3, 24, 32
 SCALE = 0.7
 CHECKPOINT_ROWS = 128
 # Blocks narrower than the hardware's: columns are split, and 200 rows are seven chunks, the last one ragged.
-FORM = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "num_stages": 3}
+FORM = {"state_layout": "transposed", "branched": "none", "num_stages": 3}
 BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
 # Four segments of a head; or two heads whole, and the third in two segments.
 PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4}
 
 algorithms = pytest.mark.parametrize("algorithm", PROGRAMS)
+forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
 # With the key side in one tile; and in three or four of them, as many as hold it.
 sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
@@ -53,14 +54,15 @@ class Inputs:
         def drawn(*shape: int) -> Tensor:
             return torch.randn(BATCH, HEADS, *shape, dtype=torch.float64, generator=generator)
 
+        keys, values = problem.head_dim_k, problem.head_dim_v
         return cls(
-            q=drawn(problem.seqlen, D),
-            k=drawn(problem.seqlen, D),
-            v=drawn(problem.seqlen, E),
-            do=drawn(problem.seqlen, E),
+            q=drawn(problem.seqlen, keys),
+            k=drawn(problem.seqlen, keys),
+            v=drawn(problem.seqlen, values),
+            do=drawn(problem.seqlen, values),
             slopes=torch.tensor([0.5, 0.03, 0.0], dtype=torch.float64) if problem.decay == "constant" else None,
-            initial_state=drawn(D, E) if problem.has_initial_state else None,
-            dfinal_state=drawn(D, E) if problem.needs_final_state else None,
+            initial_state=drawn(keys, values) if problem.has_initial_state else None,
+            dfinal_state=drawn(keys, values) if problem.needs_final_state else None,
         )
 
     def results(self, text: str, *kept: Tensor) -> tuple[Tensor, ...]:
@@ -114,14 +116,22 @@ def problem_for(problem_of: ProblemOf, direction: str, seqlen: int, with_states:
     )
 
 
-def plan_for(plan_of: PlanOf, problem: Problem, algorithm: str, **changes: str | int) -> Plan:
-    kernels = ("o",) if problem.direction == "fwd" else ("dq", "dk", "dv")
+def plan_for(
+    plan_of: PlanOf,
+    problem: Problem,
+    algorithm: str,
+    loads: str,
+    backward: tuple[str, ...] = ("dq", "dk", "dv"),
+    **changes: str | int,
+) -> Plan:
+    kernels = ("o",) if problem.direction == "fwd" else backward
     decay_mode = "matrix" if problem.decay == "constant" else None
-    form = {"algorithm": algorithm, "PROGRAMS": PROGRAMS[algorithm], "decay_mode": decay_mode, **FORM, **BLOCKS}
+    form = {"algorithm": algorithm, "PROGRAMS": PROGRAMS[algorithm], "loads": loads, "decay_mode": decay_mode, **FORM, **BLOCKS}
     return plan_of(*kernels, **form, **changes)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@forms
 @algorithms
 @sizes
 @states
@@ -130,6 +140,7 @@ def test_results_are_those_of_the_reference(
     problem_of: ProblemOf,
     plan_of: PlanOf,
     direction: str,
+    loads: str,
     algorithm: str,
     seqlen: int,
     block_d: int,
@@ -138,15 +149,39 @@ def test_results_are_those_of_the_reference(
 ) -> None:
     problem = problem_for(problem_of, direction, seqlen, with_states, decay)
     inputs = Inputs.of(problem)
-    results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, BLOCK_D=block_d)).text)
+    results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, loads, BLOCK_D=block_d)).text)
     check(results, inputs.expected(problem))
 
 
+@forms
+@algorithms
+@sizes
 @states
-def test_checkpoints_are_the_states_ahead_of_their_rows(problem_of: ProblemOf, plan_of: PlanOf, with_states: bool) -> None:
+@decays
+def test_dk_and_dv_come_side_by_side(
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    loads: str,
+    algorithm: str,
+    seqlen: int,
+    block_d: int,
+    with_states: bool,
+    decay: str,
+) -> None:
+    problem = replace(problem_for(problem_of, "bwd", seqlen, with_states, decay), head_dim_v=D)
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, algorithm, loads, ("dq", "dk_dv"), BLOCK_D=block_d)
+    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+
+
+@forms
+@states
+def test_checkpoints_are_the_states_ahead_of_their_rows(
+    problem_of: ProblemOf, plan_of: PlanOf, loads: str, with_states: bool
+) -> None:
     problem = problem_for(problem_of, "fwd", 3 * CHECKPOINT_ROWS - 20, with_states, "constant")
     inputs = Inputs.of(problem)
-    plan = plan_for(plan_of, problem, "sequential", BLOCK_D=32, checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
+    plan = plan_for(plan_of, problem, "sequential", loads, BLOCK_D=32, checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
     *_, checkpoints = inputs.results(render(problem, plan).text)
     first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
     expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]

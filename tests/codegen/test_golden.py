@@ -1,4 +1,4 @@
-"""Seven whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Nine whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def forward_by_warps_of_their_own(problem_of: ProblemOf, plan_of: PlanOf) -> Cas
     return problem_of(batch=1, num_heads=8, seqlen=8192, needs_final_state=True), plan
 
 
+def forward_fed_by_a_producer(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    choices = {"state_layout": "transposed", "branched": "none", "loads": "producer"}
+    plan = plan_of("o", **choices, BLOCK_N=64, BLOCK_E=128, num_warps=8, num_stages=2)
+    return problem_of(batch=4, num_heads=16, head_dim_k=256, head_dim_v=256, needs_final_state=True), plan
+
+
 def backward_split_and_fused(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     shape = {"dtype": "fp16", "batch": 1, "seqlen": 32768, "head_dim_k": 64, "head_dim_v": 96}
     problem = problem_of("bwd", **shape, has_initial_state=True, needs_final_state=True)
@@ -48,6 +54,12 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
         plan_of("dv", state_layout="transposed", branched="all", BLOCK_D=32, decayed="key"),
     )
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
+
+
+def backward_side_by_side(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
+    plan = plan_of("dq", "dk_dv", algorithm="split", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=3)
+    return problem_of("bwd", batch=1, num_heads=8, seqlen=8192), plan.chained()
 
 
 def backward_in_one_walk(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
@@ -69,8 +81,10 @@ def backward_in_one_walk_by_warps_of_their_own(problem_of: ProblemOf, plan_of: P
 CASES = (
     forward,
     forward_by_warps_of_their_own,
+    forward_fed_by_a_producer,
     backward_split_and_fused,
     backward_three_streams,
+    backward_side_by_side,
     backward_in_one_walk,
     backward_in_one_walk_of_segments,
     backward_in_one_walk_by_warps_of_their_own,

@@ -25,8 +25,9 @@ LAYOUTS = (("plain", None), *itertools.product(("transposed",), ("none", "scores
 LOADS = ("pointer", "tma")
 # decay_mode and decayed; neither for decay none.
 DECAYS = (("matrix", "key"), ("matrix", "value"), ("factored", None), (None, None))
-# Of which one has neither scans, nor factored decays, nor blocks of its own.
-PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form in forms)
+# Of which one has neither scans, nor factored decays, nor blocks of its own. What goes side by side is in Gluon alone: see
+# test_specialized.py.
+PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form in forms if "dk_dv" not in form)
 # D, E, BLOCK_D, BLOCK_E: padded or not, in one or several tiles of the key dim and slices of the value dim.
 WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48, 128, 16))
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
@@ -228,7 +229,6 @@ def test_segment_states_are_returned_by_one_pass_and_taken_by_the_other(
     [
         (("o",), "sequential", ["o"]),
         (("o",), "split", ["o_states", "o"]),
-        (("dq", "dkdv"), "sequential", ["dq", "dkdv"]),
         (("dq", "dk", "dv"), "split", ["dq_states", "dq", "dk_states", "dk", "dv_states", "dv"]),
         (("dq", "dkdv"), "scan", ["dq_states", "dq_scan", "dq", "dkdv_states", "dkdv_scan", "dkdv"]),
     ],
@@ -250,9 +250,48 @@ def test_chained_kernels_wait_for_the_one_ahead_and_let_the_next_one_come(
     # A single segment has no first pass: what is ahead is then the caller's own kernel, or another call's.
     alone = [f"launch_pdl={kernels[0].removesuffix('_states')}_segments > 1," in launch for launch in launches]
     assert alone == [index == 1 and kernels[0].endswith("_states") for index in range(len(kernels))]
-    for chunk in found[1:]:
-        first_access = re.search(r"tl\.load|\.load\(|tl\.store", chunk)
-        assert first_access is not None and chunk.index("gdc_wait()") < first_access.start()
+    assert [waits(chunk) for chunk in found[1:]] == ["first"] * (len(kernels) - 1)
+
+
+def waits(chunk: str) -> str:
+    """When a kernel waits for the one ahead: ahead of all memory accesses, or behind them."""
+    accesses = [access.start() for access in re.finditer(r"tl\.load|\.load\(|tl\.store|\.store\(|warp_specialize", chunk)]
+    (wait,) = (found.start() for found in re.finditer(r"gdc_wait\(\)", chunk))
+    assert accesses and (wait < accesses[0] or accesses[-1] < wait)
+    return "first" if wait < accesses[0] else "last"
+
+
+GIVEN = {"segment_states": "given", "given_layout": "transposed"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([("dq", {}), ("dk", {}), ("dv", {})], ["last", "last"]),
+        ([("dq", {}), ("dkdv", {"algorithm": "split"})], ["last", "first"]),
+        ([("dq", {"algorithm": "split"}), ("dkdv", {})], ["first", "last"]),
+        ([("dq", {"algorithm": "split"}), ("dkdv", {"algorithm": "split"})], ["first"] * 3),
+        ([("dkdv", {"algorithm": "split"}), ("dq", {"algorithm": "split", **GIVEN})], ["first", "first"]),
+        ([("dkdv", {}), ("dq", {"algorithm": "split", **GIVEN})], ["last"]),
+    ],
+    ids=["streams", "a-first-pass", "behind-one", "two", "its-memory-is-lent", "nothing-is-lent"],
+)
+def test_chained_steps_run_alongside_unless_they_use_the_same_memory(
+    problem_of: ProblemOf, plan_of: PlanOf, steps: list[tuple[str, dict[str, str]]], expected: list[str]
+) -> None:
+    """That of segments' states, which lie in the last output's where that step is given its own."""
+    plan = Plan(tuple(step for name, changes in steps for step in plan_of(name, **changes).steps)).chained()
+    text = render(problem_of("bwd"), plan).text
+    assert [waits(chunk) for chunk in top_level(text) if "@triton.jit" in chunk and "gdc_wait" in chunk] == expected
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("sequential", ["last", "last"]), ("split", ["first"] * 5)])
+def test_kernels_with_warps_of_their_own_run_alongside_too(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, expected: list[str]
+) -> None:
+    form = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64}
+    text = render(problem_of("bwd"), plan_of("dq", "dk", "dv", algorithm=algorithm, **form).chained()).text
+    assert [waits(chunk) for chunk in top_level(text) if "gdc_wait" in chunk] == expected
 
 
 def test_a_walk_that_is_cut_and_makes_its_checkpoints_waits_for_the_states_alone(
@@ -276,7 +315,7 @@ def test_decay_none_takes_no_slopes(problem_of: ProblemOf, plan_of: PlanOf) -> N
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_an_incomplete_plan_returns_its_outputs_only(problem_of: ProblemOf, plan_of: PlanOf, kernel: str) -> None:
     problem = problem_of(KERNELS[kernel].direction, has_initial_state=True)
-    states = ("dinitial_state",) if kernel in ("dv", "dkdv", "dqdkdv") else ()
+    states = ("dinitial_state",) if "dv" in KERNELS[kernel].outputs else ()
     assert returned(host(render(problem, plan_of(kernel)).text)) == (*KERNELS[kernel].outputs, *states)
 
 

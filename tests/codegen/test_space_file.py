@@ -133,7 +133,7 @@ MISTAKES = [
     (put("default", "BLOCK_M", to=16), "default.BLOCK_M: unknown key; expected one of algorithm"),
     (drop("default", "BLOCK_N"), "default.BLOCK_N: missing; add it"),
     (put("default", "BLOCK_N", to=48), "default.BLOCK_N: expected one of 16, 32, 64, 128, got 48"),
-    (put("default", "loads", to="dma"), "default.loads: expected one of pointer, tma, specialized, got 'dma'"),
+    (put("default", "loads", to="dma"), "default.loads: expected one of pointer, tma, specialized, producer, got 'dma'"),
     (put("default", "BLOCK_N", to="BLOCK"), "default.BLOCK_N: unknown name 'BLOCK' in 'BLOCK'"),
     (put("default", "BLOCK_N", to=1.5), "default.BLOCK_N: expected text or an integer, got 1.5"),
     (put("parameters", "num_stages", "values", to=[0, 1]), "parameters.num_stages.values: expected integers >= 1, got 0"),

@@ -26,6 +26,8 @@ ProblemOf = Callable[..., Problem]
 
 ALGORITHMS = ("sequential", "split", "scan", "remainder")
 SPECIALIZED = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64, "num_stages": 3}
+# Loads alone have warps of their own.
+PRODUCER = {**SPECIALIZED, "loads": "producer", "BLOCK_E": 128, "num_warps": 8}
 STATES = {"has_initial_state": True, "needs_final_state": True}
 # Heads, and a length that is no multiple of a chunk's rows.
 SMALL = {"batch": 2, "num_heads": 5, "seqlen": 1000}
@@ -45,6 +47,7 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         for kernels in (("o",), ("dq", "dk", "dv")):
             form = {**SPECIALIZED, "algorithm": algorithm, "decay_mode": mode, "BLOCK_D": block_d}
             plan = plan_of(*kernels, **form)
+            of_a_producer = plan_of(*kernels, **(form | PRODUCER | {"BLOCK_D": block_d, "algorithm": algorithm}))
             problem = problem_of(
                 "fwd" if kernels == ("o",) else "bwd",
                 decay="constant" if mode else "none",
@@ -54,14 +57,20 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                 needs_final_state=wanted,
             )
             yield problem, plan
+            yield problem, of_a_producer
             if algorithm == "split":
                 yield problem, plan.chained()
+                yield problem, of_a_producer.chained()
             if algorithm == "sequential" and d == e == 128 and kernels != ("o",):
                 narrow = replace(problem, head_dim_k=64, head_dim_v=64)
                 for handed, cut in itertools.product(
                     ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder")
                 ):
                     yield narrow, walk_plan(plan_of, mode, algorithm=cut, **handed)
+            if d == e and kernels != ("o",):
+                beside = plan_of("dq", "dk_dv", **form)
+                yield problem, beside
+                yield problem, beside.chained()
             if algorithm == "sequential" and kernels == ("o",):
                 yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
 
@@ -86,11 +95,16 @@ def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_widest_state_does_not_spill(problem_of: ProblemOf, plan_of: PlanOf, algorithm: str) -> None:
-    """Wherever it starts from: the state, its rounded copy and the output are 224 registers a thread, of 255."""
+@pytest.mark.parametrize(
+    "form", [SPECIALIZED | {"BLOCK_D": 256, "BLOCK_E": 64}, PRODUCER | {"BLOCK_D": 128}], ids=["specialized", "producer"]
+)
+def test_the_widest_state_does_not_spill(
+    problem_of: ProblemOf, plan_of: PlanOf, form: dict[str, str | int], algorithm: str
+) -> None:
+    """Wherever it starts from: the state, its rounded copy and the output are 224 registers a thread, of 255 or 240."""
     problem = problem_of(head_dim_k=256, head_dim_v=256, num_heads=3)
-    blocks = {"BLOCK_D": 256, "BLOCK_E": 64, "num_stages": 2, "PROGRAMS": 32}
-    built = build(problem, plan_of("o", **{**SPECIALIZED, **blocks, "algorithm": algorithm}), find_gpu("h200"))
+    cut = {"algorithm": algorithm, "PROGRAMS": 32, "num_stages": 2}
+    built = build(problem, plan_of("o", **{**form, **cut}), find_gpu("h200"))
     assert [kernel.spill_bytes for kernel in built.kernels if kernel.name == "o_kernel"] == [0]
 
 
@@ -125,6 +139,21 @@ def test_each_algorithm_is_right(
     check(worker, problem, plan, plan.chained())
 
 
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [96, 128, 192, 256])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+def test_dk_and_dv_side_by_side_are_right(
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool], algorithm: str, width: int
+) -> None:
+    problem = problem_of("bwd", **SMALL, **states, head_dim_k=width, head_dim_v=width)
+    blocks = {"BLOCK_D": 64 if width == 192 else max(width, 128), "num_stages": 2}
+    cut = {"algorithm": algorithm, "PROGRAMS": 16 if algorithm == "remainder" else 128}
+    plan = plan_of("dq", "dk_dv", **{**SPECIALIZED, **blocks, **cut})
+    check(worker, problem, plan, plan.chained())
+
+
 OTHER_WIDTHS = {
     "64": ({"head_dim_k": 64, "head_dim_v": 64}, {"BLOCK_D": 64, "BLOCK_E": 64}),
     "96x80": ({"head_dim_k": 96, "head_dim_v": 80}, {"BLOCK_D": 128, "BLOCK_E": 64}),
@@ -145,6 +174,29 @@ def test_other_widths_are_right(
     shape, blocks = OTHER_WIDTHS[name]
     direction = "fwd" if kernels == ("o",) else "bwd"
     check(worker, problem_of(direction, **SMALL, **shape), plan_of(*kernels, **{**SPECIALIZED, **blocks}))
+
+
+@on_hopper
+@pytest.mark.gpu
+@pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("kernels", [("o",), ("dq", "dk", "dv"), ("dq", "dk_dv")], ids=["forward", "backward", "side-by-side"])
+@pytest.mark.parametrize(("width", "blocks"), [(128, (128, 4)), (192, (64, 3)), (256, (128, 2))], ids=["128", "192", "256"])
+def test_a_producer_and_those_it_feeds_are_right(
+    worker: Worker,
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    width: int,
+    blocks: tuple[int, int],
+    kernels: tuple[str, ...],
+    algorithm: str,
+    states: dict[str, bool],
+) -> None:
+    direction = "fwd" if kernels == ("o",) else "bwd"
+    problem = problem_of(direction, **SMALL, **states, head_dim_k=width, head_dim_v=width)
+    cut = {"algorithm": algorithm, "PROGRAMS": 16 if algorithm == "remainder" else 128}
+    block_d, num_stages = blocks
+    check(worker, problem, plan_of(*kernels, **{**PRODUCER, **cut, "BLOCK_D": block_d, "num_stages": num_stages}))
 
 
 @on_hopper

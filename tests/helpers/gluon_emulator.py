@@ -150,7 +150,8 @@ class _Device:
     def _language(self) -> types.SimpleNamespace:
         """``tl`` and ``gl``: layouts are None, and of dtypes only int32 counts."""
         dtypes = {name: name for name in ("bfloat16", "float16", "float32", "int32", "int64")}
-        layouts = dict.fromkeys(("NVMMADistributedLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"), _nothing)
+        kinds = ("NVMMADistributedLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout", "SwizzledSharedLayout")
+        layouts = dict.fromkeys(kinds, _nothing)
         return types.SimpleNamespace(
             **dtypes,
             **layouts,

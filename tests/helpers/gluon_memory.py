@@ -103,6 +103,9 @@ class Loaded(np.lib.mixins.NDArrayOperatorsMixin):
             self._values = self._source.copy()
         return self._values
 
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(self)[key]
+
     def __array_ufunc__(self, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Any:
         return getattr(function, method)(*(np.asarray(operand) for operand in operands), **options)
 

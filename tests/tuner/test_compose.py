@@ -67,13 +67,17 @@ def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Conf
     tile = {"BLOCK_N": 32, "BLOCK_D": 256, "BLOCK_E": 32}
     narrow = [Config.of(**{**config.to_json(), "constexprs": tile}) for config in streams[:1]]
     assert wide.searched == ["dq"]
-    assert {kernels(plan) for plan in wide.compose({"dq": narrow})} == {("dq", "dk", "dv")}
+    assert {kernels(plan) for plan in wide.compose({"dq": narrow})} == {("dq", "dk", "dv"), ("dq", "dk_dv")}
 
 
 def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]) -> None:
     plans = composer("bwd").compose({"dq": streams[:1]})
-    assert [kernels(plan) for plan in plans] == [("dq", "dk", "dv"), ("dq", "dk", "dv"), ("dq", "dkdv")]
-    assert plans[1] == plans[0].chained()
+    of_streams = [("dq", "dk", "dv"), ("dq", "dk_dv")]
+    ranked, regrouped, default_form = plans[:4], plans[4:-1], plans[-1]
+    assert [kernels(plan) for plan in ranked] == [*of_streams, *of_streams] and kernels(default_form) == ("dq", "dkdv")
+    assert ranked[2:] == [plan.chained() for plan in ranked[:2]]
+    assert {kernels(plan) for plan in regrouped} == set(of_streams)
+    assert {plan.steps[0].config for plan in regrouped} == {streams[0]}
     assert len(composer("bwd").compose({})) == 1
 
 
@@ -155,12 +159,48 @@ def test_variants_change_one_kernel_and_its_siblings_to_what_has_won_somewhere()
 
 
 def test_variants_are_of_every_form_that_serves() -> None:
-    """At head dims of 64 all gradients may come of one walk."""
-    for composed, forms in ((composer("bwd"), FORMS["bwd"][:2]), (composer("bwd", 64, 64), FORMS["bwd"])):
-        assert ("dqdkdv" in composed.searched) == (("dqdkdv",) in forms)
-        for form in forms:
-            known = Plan(tuple(Step(kernel=name, config=default(composed, name)) for name in form))
-            assert {kernels(plan) for plan in composed.variants(known)} == set(forms)
+    """At head dims of 64 all gradients may come of one walk; at others dk and dv side by side."""
+    for composed, without in ((composer("bwd"), ("dqdkdv",)), (composer("bwd", 64, 64), ("dq", "dk_dv"))):
+        assert set(composed.forms) == set(FORMS["bwd"]) - {without}
+        assert ("dqdkdv" in composed.searched) == (without != ("dqdkdv",))
+        for form in composed.forms:
+            known = Plan(tuple(Step(kernel=name, config=first(composed, name)) for name in form))
+            variants = composed.variants(known)
+            assert {kernels(plan) for plan in variants} == set(composed.forms)
+            others = {plan.is_chained for plan in variants if kernels(plan) != form and len(plan.steps) > 1}
+            assert others == {False, True}
+
+
+def first(composed: Composer, name: str) -> Config:
+    """The default, or where that is none of its configs the first start."""
+    if name != "dk_dv":
+        return default(composed, name)
+    return composed.space(name).feasible_starts(composed.problem, GPU, KERNELS[name])[0]
+
+
+def test_dk_and_dv_are_raced_apart_and_side_by_side() -> None:
+    backward = composer("bwd")
+    config = first(backward, "dk_dv")
+    apart, beside = (
+        Plan(tuple(Step(kernel=name, config=config) for name in form)) for form in (("dq", "dk", "dv"), ("dq", "dk_dv"))
+    )
+    assert beside in backward.variants(apart) and apart in backward.variants(beside)
+    assert beside.chained() in backward.variants(apart.chained())
+    starts = backward.space("dk_dv").feasible_starts(backward.problem, GPU, KERNELS["dk_dv"])
+    own = [Plan((Step(kernel="dq", config=config), Step(kernel="dk_dv", config=start))) for start in starts]
+    assert len(set(own) - {beside}) > 0 and set(own) <= set(backward.variants(apart))
+
+
+def test_no_variant_leaves_the_space() -> None:
+    """Of ordinary kernels dk and dv go in two launches alone."""
+    few = replace(composer("bwd").problem, batch=1, num_heads=8, seqlen=65536)
+    backward = Composer(problem=few, gpu=GPU, spaces=SPACES)
+    config = first(backward, "dk_dv")
+    variants = backward.variants(Plan((Step(kernel="dq", config=config), Step(kernel="dk_dv", config=config))))
+    assert ("dq", "dk", "dv") in map(kernels, variants) and ("dq", "dk_dv") in map(kernels, variants)
+    for plan in variants:
+        for step in plan.steps:
+            assert backward.space(step.kernel).feasible(step.config, few, GPU, KERNELS[step.kernel]) is None
 
 
 @pytest.mark.parametrize(("heads", "algorithm"), [(16, "split"), (192, "sequential"), (384, "remainder"), (512, "sequential")])
@@ -281,7 +321,7 @@ def test_every_form_is_raced_behind_the_forward_plan(fake_builds: ModuleType) ->
     dkdv = fake_builds.config("plain", algorithm="split", block_d=None, block_e=None, programs=128)
     plans = behind(forward).compose({"dq": [fake_builds.config(algorithm="scan", programs=128)], "dkdv": [dkdv]})
     by_forward = {kernels(plan) for plan in plans if Step(kernel="dq", config=forward) in plan.steps}
-    assert by_forward == {("dq", "dkdv"), ("dq", "dk", "dv")}
+    assert by_forward == {("dq", "dkdv"), ("dq", "dk", "dv"), ("dq", "dk_dv")}
 
 
 def test_dq_is_left_as_it_is_where_the_space_keeps_the_forward_config_out(fake_builds: ModuleType) -> None:

@@ -135,7 +135,9 @@ def test_backward_is_one_complete_plan_of_three_searches(settings: Settings) -> 
     assert list(result.searches) == ["dq", "dkdv", "dqdkdv"]
     assert len(evaluate.evaluated) == 3 * TRIALS
     assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv"), ("dq", "dk", "dv")}
-    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"])
+    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"]) - {("dq", "dk_dv")}, (
+        "heads of 64"
+    )
     assert tuple(step.kernel for step in result.entry.plan.steps) == ("dqdkdv",), "each kernel costs the same here"
 
 
