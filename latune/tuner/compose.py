@@ -27,8 +27,8 @@ Spaces = Mapping[str, Space]
 
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}
-# Each is two streams of one config: apart, and side by side.
-_PAIRS = ((("dk", "dv"), ("dk_dv",)), (("dk_dv",), ("dk", "dv")))
+# The same two streams in two launches, and side by side in one.
+_APART, _BESIDE = ("dk", "dv"), ("dk_dv",)
 _PLANS_OF_A_FORM = 5
 _CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
@@ -93,8 +93,8 @@ class Composer:
         by_form = [list(islice(self._plans(form, ranked), _PLANS_OF_A_FORM)) for form in self.forms]
         best = [plan for plans in by_form for plan in plans[:1]]
         behind = [other for plan in best for other in self._behind(plan)]
-        others = [*behind, *(other for plan in best for other in self._regrouped(plan))]
-        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *behind])), *others, *self._defaults]
+        others = [*behind, *(other for plan in best for other in self._with_dk_and_dv_otherwise(plan))]
+        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *others])), *others, *self._defaults]
         return list(dict.fromkeys([*plans, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
@@ -124,7 +124,8 @@ class Composer:
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
         behind = self._behind(plan)
         chained = [self._chained(plan) or plan, plan.unchained()]
-        others = dict.fromkeys([*changed, *chained, *self._regrouped(plan), *behind, *self._of_other_forms(plan)])
+        otherwise = self._with_dk_and_dv_otherwise(plan)
+        others = dict.fromkeys([*changed, *chained, *otherwise, *behind, *self._of_other_forms(plan)])
         return [other for other in others if other != plan and self._allows(other)]
 
     def _ranked_as(self, name: str) -> str:
@@ -182,20 +183,18 @@ class Composer:
         slices = [Partition(problem=self.problem, step=replace(forward, kernel=name)).num_splits for name in ("o", "dq")]
         programs = values["PROGRAMS"] * slices[1] // slices[0]
         cut = {"BLOCK_N": values["BLOCK_N"], "BLOCK_E": values["BLOCK_E"], "PROGRAMS": programs}
+        by_forward = forward.config.with_constexprs(PROGRAMS=programs)
+        of_dq = [step.config for step in plan.steps if step.kernel == "dq"]
+        cut_alike = [replace(own.with_constexprs(**cut), algorithm=forward.config.algorithm) for own in of_dq]
+        others = (_with(plan, "dq", config) for config in (by_forward, *cut_alike))
+        return [other for other in others if self._is_given(other) and self._allows(other)]
 
-        def changed(change: Callable[[Config], Config]) -> Plan:
-            return _mapped(plan, lambda kernel, own: change(own) if kernel == "dq" else own)
-
-        by_forward = changed(lambda own: forward.config.with_constexprs(PROGRAMS=programs))
-        cut_alike = changed(lambda own: replace(own.with_constexprs(**cut), algorithm=forward.config.algorithm))
-        return [other for other in (by_forward, cut_alike) if self._is_given(other) and self._allows(other)]
-
-    def _regrouped(self, plan: Plan) -> list[Plan]:
+    def _with_dk_and_dv_otherwise(self, plan: Plan) -> list[Plan]:
         """The plan with dk and dv apart, or side by side, then also by a start and dq as it is.
 
         In one launch they are twice the programs, so that slices twice as wide as dq's may fill the GPU.
         """
-        beside, apart = (_regrouped(plan, *pair) for pair in _PAIRS)
+        apart, beside = _regrouped(plan, _BESIDE, _APART), _regrouped(plan, _APART, _BESIDE)
         starts = self.space("dk_dv").feasible_starts(self.problem, self.gpu, KERNELS["dk_dv"])
         others = [apart, beside, *(_with(beside, "dk_dv", start) for start in starts)]
         return [other for other in others if other != plan and self._allows(other)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,18 @@ def body(text: str) -> str:
     """The text without the module's docstring, which names the problem and the plan."""
     _, _, rest = text.removeprefix('"""').partition('\n"""\n')
     return rest
+
+
+def top_level(text: str) -> list[str]:
+    """Its functions, and what stands between."""
+    return body(text).split("\n\n\n")
+
+
+def only_function(chunk: str) -> ast.FunctionDef:
+    """The function of a chunk, without its body's inside: that would take gigabytes over all renderings."""
+    (function,) = (node for node in ast.parse(chunk).body if isinstance(node, ast.FunctionDef))
+    function.body = function.body[-1:]
+    return function
 
 
 def check_formatted(folder: Path) -> None:
