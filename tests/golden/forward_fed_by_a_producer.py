@@ -135,15 +135,15 @@ def o_walk(
         from_state = from_states.load(gl.SliceLayout(0, out_layout))
         b_o *= from_state[None, :]
         b_o = warpgroup_mma(b_v.permute((1, 0)), staged_p.permute((1, 0)), b_o, is_async=True)
-        b_o = warpgroup_mma_wait(0, deps=[b_o])
-        tma.store_wait(0)
-        staged_o.reshape([BLOCK_N, BLOCK_E]).permute((1, 0)).store(b_o.to(gl.bfloat16))
-        fence_async_shared()
-        store_block(o, [i_b, i_h, start, column], staged_o)
         to_state = gl.exp2(-slope * gl.maximum(rows - 1 - o_z, 0))
         b_v_decayed = (b_v.permute((1, 0)).load(value_layout) * to_state[None, :]).to(gl.bfloat16)
         b_state0 = warpgroup_mma(b_v_decayed, b_k0, b_state0 * across, is_async=True)
         b_state1 = warpgroup_mma(b_v_decayed, b_k1, b_state1 * across, is_async=True)
+        b_o = warpgroup_mma_wait(2, deps=[b_o])
+        tma.store_wait(0)
+        staged_o.reshape([BLOCK_N, BLOCK_E]).permute((1, 0)).store(b_o.to(gl.bfloat16))
+        fence_async_shared()
+        store_block(o, [i_b, i_h, start, column], staged_o)
         if chunk + 1 < num_chunks:
             after = (chunk + 1) % STAGES
             mbarrier.wait(filled.index(after), (chunk + 1) // STAGES % 2)
