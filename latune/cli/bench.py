@@ -82,9 +82,10 @@ def bench(
 ) -> None:
     """Times latune, PyTorch and installed peers (fla, mlstm_kernels, lightning_attn) on this machine's GPU.
 
-    In one process, in turns, with a cold L2 cache: medians of the GPU's time with their 95% intervals. Every output is
-    checked against float64 first: what is wrong or cannot run is listed as such. The roof is the time in which the GPU
-    copies as many bytes as any implementation must move. SDPA computes softmax attention, another function.
+    In one process, in turns, from CUDA graphs over rotated inputs that leave the L2 cache cold: medians of the GPU's time with
+    their 95% intervals. Every output is checked against float64 first: what is wrong or cannot run is listed as such. The
+    roof is the time in which the GPU copies as many bytes as any implementation must move. SDPA computes softmax
+    attention, another function.
 
     Host time is the wall time of an eager call (backward: of a forward and backward step) of many in a row, where the GPU
     does not hold it up, also in multiples of a `torch.add` of tiny tensors; beside it the GPU's time of the same call,

@@ -42,19 +42,25 @@ def gpu_sampler(calls: Sequence[Call], pool: tuple[int, int] | None = None) -> S
     return partial(_sample_launches, calls, flush)
 
 
-def graph_sampler(calls: Sequence[Call], pool: tuple[int, int] | None = None) -> Sample | None:
-    """As ``gpu_sampler``, by replays alone: None where the calls cannot be captured."""
+def graph_sampler(
+    calls: Sequence[Call], pool: tuple[int, int] | None = None, stream: torch.cuda.Stream | None = None
+) -> Sample | None:
+    """As ``gpu_sampler``, by replays alone: None where the calls cannot be captured.
+
+    Args:
+        stream: captured on it, as gradients have to be on that of their forward pass; None: on one of PyTorch's.
+    """
     try:
         # A failed capture leaves its own stream current.
         with torch.cuda.stream(torch.cuda.current_stream()):
-            return partial(_sample_replays, _capture(calls, pool), calls)
+            return partial(_sample_replays, _capture(calls, pool, stream), calls)
     except RuntimeError:
         return None
 
 
-def _capture(calls: Sequence[Call], pool: tuple[int, int] | None) -> torch.cuda.CUDAGraph:
+def _capture(calls: Sequence[Call], pool: tuple[int, int] | None, stream: torch.cuda.Stream | None) -> torch.cuda.CUDAGraph:
     graph, outputs = torch.cuda.CUDAGraph(), []
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         # Held until the capture ends: each call writes memory of its own, as cold as what it reads.
         outputs.extend(call() for call in calls)
     return graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 
@@ -33,9 +34,15 @@ class Watch:
     def __init__(self) -> None:
         self._ms = itertools.count(1)
 
-    def timer(self, call) -> Timer:
+    def stream(self):
+        return contextlib.nullcontext()
+
+    def input_sets(self, input_bytes) -> int:
+        return 1
+
+    def timer(self, calls) -> Timer:
         ms = float(next(self._ms))
-        return Timer(sample=lambda count: [ms] * count, host_ms=0.5)
+        return Timer(sample=lambda count: [ms] * count, calls=len(calls), replayed=True)
 
     def unit_us(self) -> float:
         return 10.0

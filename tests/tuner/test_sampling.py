@@ -41,7 +41,7 @@ def test_samples_are_the_time_of_one_call(captured: bool) -> None:
 def test_what_captured_calls_read_lives_as_long_as_their_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    monkeypatch.setattr(sampling, "_capture", lambda calls, pool: "graph")
+    monkeypatch.setattr(sampling, "_capture", lambda *arguments: "graph")
     kept = torch.zeros(1)
     alive = weakref.ref(kept)
     sampler = graph_sampler([partial(torch.clone, kept)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -28,6 +28,15 @@ class Case:
     do: Tensor
     slopes: Tensor | None
     expected: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def input_bytes(self) -> int:
+        """Of what every pass reads."""
+        return self.q.nbytes + self.k.nbytes + self.v.nbytes
+
+    def clone(self) -> Case:
+        """The same inputs elsewhere in memory."""
+        return replace(self, q=self.q.clone(), k=self.k.clone(), v=self.v.clone(), do=self.do.clone())
 
 
 def make_case(problem: Problem, device: torch.device, *, seed: int = 0) -> Case:

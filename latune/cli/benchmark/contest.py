@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from triton.errors import TritonError
 from latune.cli.accuracy import relative_rms
 from latune.cli.benchmark.case import Case
 from latune.cli.benchmark.hosttime import HostTime
+from latune.cli.benchmark.operators import Operator
 from latune.cli.benchmark.peers import PEERS, Peer
 from latune.cli.benchmark.result import Result
 from latune.cli.benchmark.stopwatch import Timer
@@ -27,8 +29,8 @@ WRONG_ABOVE = 5e-2
 
 _OUTPUTS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 _ROUNDS = 20
-# Of samples of one peer: the naive ones take a hundred times as long as the rest.
-_MOST_MS = 500.0
+# Of the GPU's time for one peer: the naive ones take a hundred times as long as the rest.
+_MOST_MS = 1000.0
 # Slower passes are nobody's choice, and their host time would take most of a run.
 _MOST_EAGER_MS = 25.0
 # A peer is somebody else's code in some version: whatever of these it raises is its result, not the command's.
@@ -48,7 +50,11 @@ _PEER_ERRORS = (
 class Measure(Protocol):
     """What is asked of ``stopwatch.Stopwatch``."""
 
-    def timer(self, call: Callable[[], object]) -> Timer: ...
+    def stream(self) -> AbstractContextManager[None]: ...
+
+    def input_sets(self, input_bytes: int) -> int: ...
+
+    def timer(self, calls: Sequence[Callable[[], object]]) -> Timer: ...
 
     def unit_us(self) -> float: ...
 
@@ -81,7 +87,7 @@ class _Arm:
         except _PEER_ERRORS as error:
             self.failure = _line(error)
             return []
-        self.spent_ms += sum(times_ms)
+        self.spent_ms += sum(times_ms) * self.timer.calls
         return times_ms
 
 
@@ -89,18 +95,20 @@ def contest(
     problem: Problem, case: Case, measure: Measure, *, peers: Sequence[Peer] = PEERS, rounds: int = _ROUNDS, seed: int = 0
 ) -> list[Result]:
     """All peers in one direction: checked one by one, then timed in turns, each round in a random order."""
-    arms = [_prepare(peer, problem.direction, case, measure) for peer in peers]
-    drawn = timing.interleave([arm.sample for arm in arms], rounds=rounds, seed=seed)
-    results = [_timed(arm, samples) for arm, samples in zip(arms, drawn, strict=True)]
-    unit_us = measure.unit_us()
-    # Last, as a capture that fails may leave the GPU's allocator in disorder.
-    results = [_with_host(result, arm.eager, measure, unit_us) for result, arm in zip(results, arms, strict=True)]
+    with measure.stream():
+        arms = [_prepare(peer, problem.direction, case, measure) for peer in peers]
+        drawn = timing.interleave([arm.sample for arm in arms], rounds=rounds, seed=seed)
+        results = [_timed(arm, samples) for arm, samples in zip(arms, drawn, strict=True)]
+        unit_us = measure.unit_us()
+        results = [_with_host(result, arm.eager, measure, unit_us) for result, arm in zip(results, arms, strict=True)]
     return _with_ratios(results, drawn)
 
 
 def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
+    one_pass = _forward if direction == "fwd" else _backward
     try:
-        call, eager = (_forward if direction == "fwd" else _backward)(peer, case)
+        operator = peer.load(case)
+        call = one_pass(peer, operator, case)
         # The first call compiles; what it allocates to choose a config is not the call's.
         result = _checked(peer, direction, call(), case)
         if result.verdict != "ok":
@@ -108,41 +116,44 @@ def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
         outputs, extra_bytes = measure.extra_bytes(call)
         output_bytes = sum(output.numel() * output.element_size() for output in outputs)
         del outputs
-        timer = measure.timer(call)
+        copies = (case.clone() for _ in range(measure.input_sets(case.input_bytes) - 1))
+        timer = measure.timer([call, *(one_pass(peer, operator, copy) for copy in copies)])
+        eager = call if direction == "fwd" else _step(peer, operator, case)
     except _PEER_ERRORS as error:
         failed = Result(peer=peer, verdict="unavailable", detail=_line(error))
     else:
-        sized = replace(result, extra_bytes=extra_bytes, output_bytes=output_bytes)
+        sized = replace(result, extra_bytes=extra_bytes, output_bytes=output_bytes, replayed=timer.replayed)
         return _Arm(result=sized, timer=timer, eager=eager)
     # Here the error and its frames, which hold tensors, are gone.
     measure.release()
     return _Arm(result=failed)
 
 
-def _forward(peer: Peer, case: Case) -> tuple[Call, Call]:
-    """The call that is timed, which is also the one whose host time is of interest."""
-    operator = peer.load(case)
+def _forward(peer: Peer, operator: Operator, case: Case) -> Call:
     q, k, v = peer.inputs(case)
 
     def call() -> tuple[Tensor, ...]:
         with torch.no_grad():
             return (operator(q, k, v),)
 
-    return call, call
+    return call
 
 
-def _backward(peer: Peer, case: Case) -> tuple[Call, Call]:
-    """Gradients from one graph that is kept, as every peer can be called; and a step of both passes, as a model takes it."""
-    operator = peer.load(case)
-    inputs, do = peer.inputs(case), peer.arrange(case.do)
-    # A step has leaves of its own: while the graph that is kept binds its leaves to its stream, no other one can be captured.
-    kept, leaves = ([tensor.detach().requires_grad_() for tensor in inputs] for _ in range(2))
-    o = operator(*kept)
+def _backward(peer: Peer, operator: Operator, case: Case) -> Call:
+    """Gradients from one graph that is kept, as every peer can be called."""
+    inputs, do = _leaves(peer, case), peer.arrange(case.do)
+    o = operator(*inputs)
+    return lambda: torch.autograd.grad(o, inputs, do, retain_graph=True)
 
-    def step() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(operator(*leaves), leaves, do)
 
-    return lambda: torch.autograd.grad(o, kept, do, retain_graph=True), step
+def _step(peer: Peer, operator: Operator, case: Case) -> Call:
+    """Both passes, as a model takes them."""
+    inputs, do = _leaves(peer, case), peer.arrange(case.do)
+    return lambda: torch.autograd.grad(operator(*inputs), inputs, do)
+
+
+def _leaves(peer: Peer, case: Case) -> list[Tensor]:
+    return [tensor.detach().requires_grad_() for tensor in peer.inputs(case)]
 
 
 def _checked(peer: Peer, direction: str, outputs: Sequence[Tensor], case: Case) -> Result:

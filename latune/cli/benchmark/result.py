@@ -19,6 +19,7 @@ class Result:
         detail: why it is unavailable.
         error: the largest relative RMS error of its outputs.
         timing: of the GPU's work, the L2 cache cold.
+        replayed: from a CUDA graph; else it was launched by itself.
         host: how long an eager call keeps the host: the forward pass, or a step of forward and backward pass.
         ratio: how many times as long as latune it takes, round by round: median, and its 95% interval.
         extra_bytes: the most memory a call holds beyond its inputs, outputs included.
@@ -30,6 +31,7 @@ class Result:
     detail: str = ""
     error: float | None = None
     timing: timing.Timing | None = None
+    replayed: bool = True
     host: HostTime | None = None
     ratio: tuple[float, float, float] | None = None
     extra_bytes: int | None = None
@@ -51,6 +53,7 @@ class Result:
             "ci_low_ms": timed and timed.ci_low_ms,
             "ci_high_ms": timed and timed.ci_high_ms,
             "samples": timed.samples if timed else 0,
+            "replayed": self.replayed if timed else None,
             "host": self.host and self.host.to_json(),
             "times_latune": None if self.ratio is None else dict(zip(("median", "low", "high"), self.ratio, strict=True)),
             "extra_bytes": self.extra_bytes,

@@ -70,7 +70,8 @@ def _note(result: Result) -> str:
     if result.verdict != "ok":
         note = f"{result.verdict}: {result.detail}" if result.detail else result.verdict
         return shorten(note, _NOTE_COLUMNS, placeholder=" …")
-    return result.peer.remark if result.peer.function == LINEAR else f"{result.peer.function}: another function"
+    note = result.peer.remark if result.peer.function == LINEAR else f"{result.peer.function}: another function"
+    return "; ".join(filter(None, [note, "" if result.replayed else "cannot be captured, timed one by one"]))
 
 
 def print_summary(summaries: Sequence[Summary]) -> None:

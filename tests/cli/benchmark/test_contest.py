@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -25,6 +26,7 @@ from latune.problem import Problem
 FWD = Problem(direction="fwd", decay="constant", dtype="fp32", batch=2, num_heads=3, seqlen=65, head_dim_k=16, head_dim_v=32)
 BWD = replace(FWD, direction="bwd")
 ROUNDS = 8
+SETS = 2
 
 
 class FakeStopwatch:
@@ -34,10 +36,18 @@ class FakeStopwatch:
         self.released = 0
         self._ms = itertools.count(1)
 
-    def timer(self, call) -> Timer:
-        call()
+    def stream(self):
+        return contextlib.nullcontext()
+
+    def input_sets(self, input_bytes) -> int:
+        return SETS
+
+    def timer(self, calls) -> Timer:
+        assert len(calls) == SETS
+        for call in calls:
+            call()
         ms = float(next(self._ms))
-        return Timer(sample=lambda count: [ms * 1.01, ms, ms * 0.99][:count], host_ms=0.5)
+        return Timer(sample=lambda count: [ms * 1.01, ms, ms * 0.99][:count], calls=SETS, replayed=True)
 
     def unit_us(self) -> float:
         return 10.0
@@ -121,8 +131,8 @@ def test_an_unavailable_peer_is_shown_with_its_reason(case, load, detail):
 
 def test_a_peer_of_a_hundred_times_the_time_draws_few_samples_and_has_no_host_time(case):
     class Slow(FakeStopwatch):
-        def timer(self, call) -> Timer:
-            timer = super().timer(call)
+        def timer(self, calls) -> Timer:
+            timer = super().timer(calls)
             return replace(timer, sample=lambda count: [100 * ms for ms in timer.sample(count)])
 
     base, slow = contest(FWD, case, Slow(), peers=[GOOD, replace(GOOD, name="slow")], rounds=ROUNDS)
@@ -133,8 +143,8 @@ def test_a_peer_of_a_hundred_times_the_time_draws_few_samples_and_has_no_host_ti
 
 def test_a_peer_that_fails_while_it_is_timed_spoils_no_one_elses_times(case):
     class Failing(FakeStopwatch):
-        def timer(self, call) -> Timer:
-            timer = super().timer(call)
+        def timer(self, calls) -> Timer:
+            timer = super().timer(calls)
             return timer if timer.sample(1)[0] < 2 else replace(timer, sample=self._fail)
 
         def _fail(self, count):
@@ -207,6 +217,28 @@ def test_the_hosts_time_is_that_of_the_forward_pass_or_of_a_step_of_both(case, p
         "gpu_bound": False,
         "detail": "",
     }
+
+
+@pytest.mark.parametrize("problem", [FWD, BWD])
+def test_each_call_of_a_timer_reads_memory_of_its_own(case, problem):
+    read = set()
+
+    def watched(case):
+        return lambda q, k, v: read.update(tensor.data_ptr() for tensor in (q, k, v)) or _right(case)(q, k, v)
+
+    (result,) = contest(problem, case, FakeStopwatch(), peers=[_peer("watched", watched)], rounds=ROUNDS)
+    assert result.verdict == "ok" and len(read) == 3 * SETS
+
+
+def test_a_peer_that_cannot_be_captured_is_marked(case, capsys):
+    class Launching(FakeStopwatch):
+        def timer(self, calls) -> Timer:
+            return replace(super().timer(calls), calls=1, replayed=False)
+
+    (result,) = contest(FWD, case, Launching(), peers=[GOOD], rounds=ROUNDS)
+    assert result.to_json()["replayed"] is False
+    print_report(Report(problem=FWD, roof_ms=0.5, served="exact bucket", results=[result]))
+    assert "cannot be captured" in capsys.readouterr().out
 
 
 def test_a_failure_while_the_host_is_measured_costs_the_host_time_alone(case, capsys):
