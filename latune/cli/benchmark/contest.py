@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -116,8 +117,7 @@ def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
         outputs, extra_bytes = measure.extra_bytes(call)
         output_bytes = sum(output.numel() * output.element_size() for output in outputs)
         del outputs
-        copies = (case.clone() for _ in range(measure.input_sets(case.input_bytes) - 1))
-        timer = measure.timer([call, *(one_pass(peer, operator, copy) for copy in copies)])
+        timer = measure.timer([call, *_on_copies(partial(one_pass, peer, operator), case, measure)])
         eager = call if direction == "fwd" else _step(peer, operator, case)
     except _PEER_ERRORS as error:
         failed = Result(peer=peer, verdict="unavailable", detail=_line(error))
@@ -127,6 +127,17 @@ def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
     # Here the error and its frames, which hold tensors, are gone.
     measure.release()
     return _Arm(result=failed)
+
+
+def _on_copies(call_on: Callable[[Case], Call], case: Case, measure: Measure) -> list[Call]:
+    """The call on each further set of inputs; none where what it keeps does not fit, and the L2 cache holds no set anyhow."""
+    try:
+        return [call_on(case.clone()) for _ in range(measure.input_sets(case.input_bytes) - 1)]
+    except torch.OutOfMemoryError:
+        pass
+    # Here the error and its frames, which hold tensors, are gone.
+    measure.release()
+    return []
 
 
 def _forward(peer: Peer, operator: Operator, case: Case) -> Call:
