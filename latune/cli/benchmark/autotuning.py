@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from triton import AsyncCompileMode, Config, KernelInterface
 from triton.runtime import Autotuner
+
+from latune.cli.benchmark.forks import ForkedAhead
 
 
 def forget_choices() -> None:
@@ -40,10 +40,14 @@ def compiling_together() -> Iterator[None]:
 
     def compiled(kernel: Autotuner, kwargs: Mapping[str, object]) -> list[Config]:
         configs: list[Config] = pruned(kernel, kwargs)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads, AsyncCompileMode(threads, ignore_errors=True):
-            # A hook may change the arguments, and with them what is to be compiled.
-            for config in (config for config in configs if config.pre_hook is None):
-                kernel.fn.run(**{**kernel.nargs, **kwargs, **config.all_kwargs(), "warmup": True})
+        forks = ForkedAhead()
+        with AsyncCompileMode(forks, ignore_errors=True):
+            try:
+                # A hook may change the arguments, and with them what is to be compiled.
+                for config in (config for config in configs if config.pre_hook is None):
+                    kernel.fn.run(**{**kernel.nargs, **kwargs, **config.all_kwargs(), "warmup": True})
+            finally:
+                forks.run()
         return configs
 
     Autotuner.prune_configs = compiled

@@ -14,6 +14,7 @@ from triton.compiler import CompiledKernel
 from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime import Autotuner, driver
 
+from latune.cli.benchmark import forks
 from latune.cli.benchmark.autotuning import compiling_together, forget_choices
 
 CONFIGS = [triton.Config({"BLOCK": block}, num_warps=warps) for block in (16, 32) for warps in (1, 2)]
@@ -95,6 +96,27 @@ def test_the_autotuner_is_its_old_self_afterwards():
     assert Autotuner.prune_configs is before
     tuner_of(kernel, CONFIGS)[(1,)](torch.zeros(8), 8, EVEN=True)
     assert not any(warmup for warmup, _, _ in kernel.runs)
+
+
+def test_configs_are_compiled_in_forks_and_found_on_disk(h100, monkeypatch, tmp_path):
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    monkeypatch.setattr(forks.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    hits = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda *_, cache_hit, **__: hits.append(cache_hit))
+    tuner = tuner_of(triton.jit(_kernel), CONFIGS)
+    tuner.nargs = {"x": torch.zeros(8), "n": 8}
+    with compiling_together():
+        tuner.prune_configs({"grid": (1,), "warmup": False, "EVEN": True})
+    assert hits == [True] * len(CONFIGS), "compiled here, they were not found"
+
+
+def test_a_peer_that_refuses_its_arguments_leaves_nothing_waiting():
+    class Refusing(Recorded):
+        def run(self, *args, **kwargs):
+            raise TypeError("no such argument")
+
+    with pytest.raises(TypeError, match="no such"), compiling_together():
+        tuner_of(Refusing(), CONFIGS)[(1,)](torch.zeros(8), 8, EVEN=True)
 
 
 @pytest.mark.parametrize("heuristics", [False, True])
