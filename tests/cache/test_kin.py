@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,11 +75,10 @@ def test_kin_of_the_same_sizes_serve_before_longer_ones_and_what_cannot_be_carri
     assert second[1].startswith("alternate 2 of")
 
 
-def shipped() -> Iterator[Path]:
-    return paths.shipped_cache().glob("nvidia-h*.json")
+SHIPPED = tuple(paths.shipped_cache().glob("nvidia-h*.json"))
 
 
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("kind", [{"dtype": "fp16"}, {"decay": "none"}], ids=str)
 def test_what_is_carried_of_the_shipped_caches_is_in_the_search_space_and_renders(path: Path, kind: dict[str, str]) -> None:
     gpu = find_gpu(path.stem.removeprefix("nvidia-"))
