@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import triton
 from renderings import body, check_formatted, check_line_length, check_names, write
 
 from latune.codegen.build import build
@@ -105,13 +106,14 @@ def test_the_widest_state_does_not_spill(
 ) -> None:
     """Wherever it starts from: the state, its rounded copy and the output are 224 registers a thread, of 255 or 240.
 
-    By Triton 3.6 none does; of a walk that a producer feeds 3.9 leaves up to four values a thread.
+    By Triton 3.6, with which all was measured, none does; of a walk that a producer feeds later ones leave up to four values a
+    thread.
     """
     problem = problem_of(head_dim_k=256, head_dim_v=256, num_heads=3)
     cut = {"algorithm": algorithm, "PROGRAMS": 32, "num_stages": 2}
     built = build(problem, plan_of("o", **{**form, **cut}), find_gpu("h200"))
     (spilled,) = (kernel.spill_bytes for kernel in built.kernels if kernel.name == "o_kernel")
-    assert spilled <= most
+    assert spilled <= (0 if triton.__version__.startswith("3.6.") else most)
 
 
 on_hopper = pytest.mark.skipif(

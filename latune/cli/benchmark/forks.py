@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,16 +35,21 @@ class ForkedAhead(Executor):
         return future
 
     def run(self) -> None:
-        """Until every future is done."""
+        """Until every future is done; interrupted, those that are not are cancelled, so that nobody waits for them."""
         tasks = [task for task, _ in self._submitted]
         forks = min(len(os.sched_getaffinity(0)), len(tasks))
-        if forks > 1:
-            _do_in_forks([tasks[first::forks] for first in range(forks)], self._timeout_s)
-        for task, future in self._submitted:
-            try:
-                future.set_result(task())
-            except Exception as error:
-                future.set_exception(error)
+        try:
+            if forks > 1:
+                _do_in_forks([tasks[first::forks] for first in range(forks)], self._timeout_s)
+            for task, future in self._submitted:
+                try:
+                    future.set_result(task())
+                except Exception as error:
+                    future.set_exception(error)
+        finally:
+            for _, future in self._submitted:
+                if future.cancel():
+                    future.set_running_or_notify_cancel()
 
 
 def _do_in_forks(shares: Sequence[Sequence[Task]], timeout_s: float) -> None:
@@ -55,15 +61,19 @@ def _do_in_forks(shares: Sequence[Sequence[Task]], timeout_s: float) -> None:
         for process in processes:
             process.start()
     deadline = time.monotonic() + timeout_s
-    for process in processes:
-        process.join(max(deadline - time.monotonic(), 0))
-        if process.is_alive():
+    try:
+        for process in processes:
+            process.join(max(deadline - time.monotonic(), 0))
+    finally:
+        for process in processes:
             process.kill()
             process.join()
 
 
 def _attempt(tasks: Sequence[Task]) -> None:
     """Each of them, whatever the others come to: their errors are found again when they are done here."""
+    # Ctrl-C reaches them too; this process ends them then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for task in tasks:
         try:
             task()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,41 @@ def test_a_fork_that_hangs_is_killed_and_its_work_done_here() -> None:
     hanging = [ahead.submit(lambda: os.getpid() == parent or threading.Event().wait()) for _ in range(2)]
     ahead.run()
     assert [future.result() for future in hanging] == [True, True]
+    assert multiprocessing.active_children() == before
+
+
+def test_interrupted_it_leaves_no_future_to_wait_for_and_no_fork(tmp_path: Path) -> None:
+    parent, before = os.getpid(), multiprocessing.active_children()
+
+    def interrupt() -> None:
+        if os.getpid() == parent:
+            raise KeyboardInterrupt
+
+    ahead = ForkedAhead()
+    done, *left = (ahead.submit(task) for task in (partial(note, tmp_path, 0), interrupt, partial(note, tmp_path, 2)))
+    with pytest.raises(KeyboardInterrupt):
+        ahead.run()
+    assert set(as_completed([done, *left], timeout=10)) == {done, *left}
+    assert done.result() == 0 and all(future.cancelled() for future in left)
+    assert multiprocessing.active_children() == before
+
+
+def test_interrupted_while_forks_are_at_work_it_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent, before = os.getpid(), multiprocessing.active_children()
+
+    def joined(process: multiprocessing.Process, timeout: float | None = None) -> None:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        join(process)
+
+    process_class = multiprocessing.get_context("fork").Process
+    join = process_class.join
+    monkeypatch.setattr(process_class, "join", joined)
+    ahead = ForkedAhead()
+    futures = [ahead.submit(lambda: os.getpid() == parent or threading.Event().wait()) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        ahead.run()
+    assert all(future.cancelled() for future in futures)
     assert multiprocessing.active_children() == before
 
 
