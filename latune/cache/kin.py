@@ -1,4 +1,4 @@
-"""Plans of another dtype or decay, which serve all the same.
+"""Plans of other buckets, and whether they serve all the same: of another dtype or decay, or of other sizes.
 
 In a cache measured for an H200, of 32 buckets of fp16 and of 32 without decay, each had the winner that the bf16 bucket of the
 same sizes with decay had, or had it second.
@@ -12,13 +12,18 @@ from latune.plan import Plan, Step
 from latune.problem import DTYPE_BYTES, Bucket
 
 _OF_DECAY = ("decay_mode", "decayed")
+# Of heads times the square of the length: as much as one step of the grid of buckets, to twice the length.
+_MOST_TIMES_THE_WORK = 4
 
 
 def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
     """The plan of one bucket as another one has it: to elements as wide, and from a decay to none; None where it cannot be had.
 
-    A factored decay is bound to its dtype, whose range its factors may exceed.
+    A factored decay is bound to its dtype, whose range its factors may exceed. Without a state the work grows with the square
+    of the length, and no state can be taken or left.
     """
+    if _is_stateless(plan) and not _needs_no_state(known, wanted):
+        return None
     if DTYPE_BYTES[known.dtype] != DTYPE_BYTES[wanted.dtype]:
         return None
     if known.decay != wanted.decay:
@@ -28,6 +33,15 @@ def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
 
 def _is_factored(plan: Plan) -> bool:
     return any(dict(step.config.choices).get("decay_mode") == "factored" for step in plan.steps)
+
+
+def _is_stateless(plan: Plan) -> bool:
+    return any(step.config.algorithm == "parallel" for step in plan.steps)
+
+
+def _needs_no_state(known: Bucket, wanted: Bucket) -> bool:
+    work, known_work = (bucket.batch_heads * bucket.seqlen**2 for bucket in (wanted, known))
+    return work <= _MOST_TIMES_THE_WORK * known_work and not (wanted.has_initial_state or wanted.needs_final_state)
 
 
 def _without_decay(step: Step) -> Step:

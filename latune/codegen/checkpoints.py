@@ -15,13 +15,13 @@ from latune.problem import Problem
 
 
 def keeping_checkpoints(forward: Plan, backward: Plan, problem: Problem) -> Plan | None:
-    """The forward plan that returns those that ``backward`` reads as well; None where its chunks do not meet their rows.
+    """The forward plan that returns those that ``backward`` reads as well; None where it has no state at their rows.
 
     Args:
         problem: of either direction.
     """
     keeper, reader = _partition(forward, problem), _partition(backward, problem)
-    if reader.checkpoint_rows % keeper.block_n:
+    if keeper.stateless or reader.checkpoint_rows % keeper.block_n:
         return None
     return _kept(forward, keeper.step.config.with_constexprs(CHECKPOINT_ROWS=reader.checkpoint_rows))
 

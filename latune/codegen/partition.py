@@ -41,6 +41,11 @@ class Partition:
         return self.algorithm == "remainder"
 
     @property
+    def stateless(self) -> bool:
+        """Each chunk has a program of its own, which reads all rows that it depends on."""
+        return self.algorithm == "parallel"
+
+    @property
     def segmented(self) -> bool:
         """The sequence is cut, of all heads or of some."""
         return self.algorithm in _SEGMENTED

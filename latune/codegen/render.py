@@ -46,7 +46,8 @@ def render(problem: Problem, plan: Plan) -> Source:
         plan: may be incomplete; the module then computes the plan's outputs only.
 
     Raises:
-        RenderError: a config lacks a value its template needs, or the plan belongs to another direction.
+        RenderError: a config lacks a value its template needs, or the plan belongs to another direction, or has no states for a
+            problem that has some.
     """
     _check(problem, plan)
     steps = _views(problem, plan)
@@ -107,6 +108,9 @@ def _check(problem: Problem, plan: Plan) -> None:
     for kernel in plan.kernels:
         if kernel.direction != problem.direction:
             raise RenderError(f"cannot render kernel {kernel.name!r} ({kernel.direction}) for a {problem.direction} problem")
+    has_states = problem.has_initial_state or problem.needs_final_state
+    if has_states and any(step.config.algorithm == "parallel" for step in plan.steps):
+        raise RenderError(f"cannot render {plan} for {problem}: in the parallel form no state can be taken or left")
     if problem.varlen:
         raise RenderError("cannot render a varlen problem: no template serves packed sequences")
 

@@ -89,4 +89,4 @@ class StateFlow(Partition):
 
     @property
     def transposed(self) -> bool:
-        return self._values["state_layout"] == "transposed"
+        return not self.stateless and self._values["state_layout"] == "transposed"

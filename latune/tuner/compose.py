@@ -224,7 +224,7 @@ class Composer:
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
         """The config by ``split``, with ``waves`` programs for each SM, if each head then has two segments; else as it is."""
-        if config.algorithm == "remainder":
+        if config.algorithm in ("remainder", "parallel"):
             return config
         slices = Partition(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves

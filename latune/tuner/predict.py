@@ -1,7 +1,8 @@
 """How long a plan takes on a GPU that is not there: a model over the compiled kernels, stated here in full.
 
 Every launch of a plan is taken by itself; the plan's time is their sum. With P programs, of which R are resident on an
-SM (``occupancy``), in W = ceil(P / (R * SMs)) waves, and n chunks a program, a launch takes
+SM (``occupancy``), in W = ceil(P / (R * SMs)) waves, and n chunks a program (where they differ, the most of any), a launch
+takes
 
     launch + (memory^4 + l2^4 + compute^4)^(1/4)          compute = max(throughput, chain)
 

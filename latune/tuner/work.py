@@ -18,7 +18,7 @@ class Work:
     Attributes:
         dram_bytes: moved from and to device memory by the whole launch.
         l2_bytes: moved between the L2 and the SMs by the whole launch.
-        steps: chunks (in a scan: segments) that one program walks.
+        steps: chunks (in a scan: segments) that one program walks; where each chunk has its own, the most of any.
         products: (rows, columns, contracted) of each matrix product of a step.
         elements: fp32 elements that a step computes with one by one.
         staged_bytes: what a step writes to shared memory and reads back, apart from its loads.
@@ -46,6 +46,8 @@ def work_of(view: StepView, kernel_name: str, gpu: Gpu) -> Work:
         return Work(dram_bytes=sizes.uncached(moved), l2_bytes=moved, steps=sizes.segments)
     if view.reads_checkpoints:
         return _gradients(view, sizes)
+    if view.stateless:
+        return _parallel(view, sizes)
     return _fused(view, sizes) if view.fused else _stream(view, sizes)
 
 
@@ -156,6 +158,21 @@ def _stream(view: StepView, sizes: _Sizes) -> Work:
         products=((n, n, d), *out),
         elements=n * n + n * e + d * e + _lifted(view, n * d),
         staged_bytes=0 if view.transposed else d * e * view.problem.dtype_bytes,
+        num_stages=view.step.config.num_stages,
+    )
+
+
+def _parallel(view: StepView, sizes: _Sizes) -> Work:
+    """Each chunk's scores with all that it depends on, and from them its output; the longest programs are what ends last."""
+    n, d, e = view.block_n, view.block_d * view.num_tiles, view.block_e
+    once = sizes.column_bytes * 2 * (view.d + view.e)
+    read = sizes.column_bytes * (sizes.chunks + 1) / 2 * (view.d * view.num_splits + view.e)
+    return Work(
+        dram_bytes=once,
+        l2_bytes=sizes.column_bytes * (view.d * view.num_splits + view.e) + read,
+        steps=sizes.chunks,
+        products=((n, n, d), (n, e, n)),
+        elements=2 * n * n,
         num_stages=view.step.config.num_stages,
     )
 

@@ -59,6 +59,27 @@ def test_without_decay_a_plan_says_nothing_of_it_and_is_not_given_one(problem_of
     assert moved(problem_of, {"decay": "none"}, {"decay": "none"}, without) == without
 
 
+@pytest.mark.parametrize(
+    ("wanted", "carried_over"),
+    [
+        ({"seqlen": 1024}, True),
+        ({"seqlen": 2048}, True),
+        ({"seqlen": 4096}, False),
+        ({"seqlen": 512, "batch": 16}, True),
+        ({"seqlen": 1024, "batch": 16}, False),
+        ({"seqlen": 1024, "has_initial_state": True}, False),
+        ({"seqlen": 1024, "needs_final_state": True}, False),
+    ],
+    ids=str,
+)
+def test_without_a_state_a_plan_serves_as_much_work_as_it_is_for(
+    problem_of: ProblemOf, wanted: dict[str, int], carried_over: bool
+) -> None:
+    config = Config.of("parallel", choices={"decay_mode": "matrix", "loads": "tma"}, constexprs={"BLOCK_N": 64})
+    own = Plan((Step(kernel="o", config=config),))
+    assert moved(problem_of, {"seqlen": 1024, "batch": 2}, {"batch": 2, **wanted}, own) == (own if carried_over else None)
+
+
 def test_kin_of_the_same_sizes_serve_before_longer_ones_and_what_cannot_be_carried_is_passed_over(
     entry_of: EntryOf, problem_of: ProblemOf
 ) -> None:

@@ -234,9 +234,9 @@ def test_show_lists_the_entries(cache, run):
 def test_show_explains_a_shape(cache, run):
     result = run("show", *SHAPE, "--direction", "fwd")
     assert "step: exact" in result.stdout and "registers" in result.stdout and "tune it" not in result.stdout
-    longer = run("show", "--gpu", "a100", "--shape", "1,2,4096,64", "--direction", "bwd")
+    longer = run("show", "--gpu", "a100", "--shape", "1,2,512,64", "--direction", "bwd")
     assert "step: nearest" in longer.stdout
-    assert "tune it: latune tune --gpu a100 --shape 1,2,4096,64,64 --dtype bf16 --direction bwd" in longer.stdout
+    assert "tune it: latune tune --gpu a100 --shape 1,2,512,64,64 --dtype bf16 --direction bwd" in longer.stdout
 
 
 def test_show_explains_a_shape_in_json(cache, run):
@@ -407,7 +407,8 @@ def test_a_users_space_is_searched(own_cache, run, tmp_path):
     result = run("tune", *SHAPE, "--direction", "fwd", "--trials", "2", "--space", str(narrow))
     assert result.exit_code == 0, result.stderr
     (entry,) = _entries(own_cache / "cache" / "nvidia-a100.json")
-    assert all(dict(plan.steps[0].config.choices)["state_layout"] == "transposed" for plan in (entry.plan, *entry.alternates))
+    layouts = [dict(plan.steps[0].config.choices).get("state_layout") for plan in (entry.plan, *entry.alternates)]
+    assert "transposed" in layouts and "plain" not in layouts
 
 
 def test_a_space_file_with_a_mistake_is_named(own_cache, run, tmp_path):

@@ -26,8 +26,10 @@ def make_config(kernel: str, **changes: str | int | None) -> Config:
     values |= changes
     if KERNELS[kernel].space != "stream":
         del values["BLOCK_D"], values["BLOCK_E"]
-    if values["algorithm"] == "sequential":
+    if values["algorithm"] in ("sequential", "parallel"):
         del values["PROGRAMS"]
+    if values["algorithm"] == "parallel":
+        del values["state_layout"], values["decayed"]
     present = {name: value for name, value in values.items() if value is not None}
     return Config.of(
         present.pop("algorithm"),  # type: ignore[arg-type]

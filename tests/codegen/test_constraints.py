@@ -43,6 +43,20 @@ INFEASIBLE = [
     ({"BLOCK_N": 48}, {}, H200, "BLOCK_N must be one of 16, 32, 64, 128, got 48"),
 ]
 
+_SHORT = {"num_heads": 2, "seqlen": 1024}
+_PARALLEL = {"algorithm": "parallel", "loads": "tma", "decay_mode": "matrix", "BLOCK_N": 64, "num_stages": 3}
+INFEASIBLE_PARALLEL = [
+    ({"loads": "specialized"}, {}, H200, "a program without a state walks none"),
+    ({"decay_mode": "factored"}, {}, H200, "no operands for a factored decay"),
+    ({}, {"has_initial_state": True}, H200, "none can be taken or left"),
+    ({}, {"needs_final_state": True}, H200, "none can be taken or left"),
+    ({}, {"seqlen": 4096}, H200, "the square of the length"),
+    ({}, {"batch": 32}, H200, "the square of the length"),
+    ({"num_warps": 8}, {}, H200, "compute the same rows"),
+    ({"BLOCK_N": 128, "BLOCK_E": 128, "num_warps": 8}, {}, H200, "output, scores and their decay"),
+    ({"num_stages": 4, "BLOCK_E": 128}, {}, L4, "TMA needs"),
+]
+
 _SPECIALIZED = {
     "state_layout": "transposed",
     "branched": "none",
@@ -126,6 +140,7 @@ INFEASIBLE_SPECIALIZED_WALKS = [
         *(("o", *row) for row in INFEASIBLE),
         *(("o", {**_SPECIALIZED, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED),
         *(("o", {**_PRODUCER, **values}, *rest) for values, *rest in INFEASIBLE_PRODUCER),
+        *(("o", {**_PARALLEL, **values}, {**_SHORT, **fields}, *rest) for values, fields, *rest in INFEASIBLE_PARALLEL),
         ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
         *(
             ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
@@ -166,6 +181,15 @@ def test_dk_and_dv_go_side_by_side(values: dict, fields: dict, gpu: Gpu, why: st
     config = space.make(changed(base, **{**_SPECIALIZED, **values}), problem, gpu, kernel)  # type: ignore[arg-type]
     found = space.feasible(config, problem, gpu, kernel)
     assert found is None if why is None else why in str(found)
+
+
+@pytest.mark.parametrize(("width", "decay"), [(64, "constant"), (128, "none"), (192, "constant"), (256, "none")])
+def test_short_sequences_of_few_heads_need_no_state(width: int, decay: str) -> None:
+    problem = problem_for(KERNELS["dv"], head_dim_k=width, head_dim_v=width, decay=decay, **_SHORT)
+    configs = [config for config in SPACES["stream"].configs(problem, H200, KERNELS["dv"]) if config.algorithm == "parallel"]
+    decayed = (("decay_mode", "matrix"),) if decay == "constant" else ()
+    assert {config.choices for config in configs} == {(*decayed, ("loads", loads)) for loads in ("pointer", "tma")}
+    assert not any("PROGRAMS" in dict(config.constexprs) for config in configs)
 
 
 @pytest.mark.parametrize("decay", ["constant", "none"])

@@ -1,4 +1,4 @@
-"""Nine whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Ten whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def backward_three_streams(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     return problem_of("bwd", seqlen=1024, head_dim_k=80), Plan(tuple(step for plan in plans for step in plan.steps))
 
 
+def backward_of_chunks_by_themselves(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    plan = plan_of("dq", "dk", "dv", algorithm="parallel", loads="tma", BLOCK_N=64, BLOCK_E=128, num_stages=3)
+    return problem_of("bwd", batch=1, num_heads=8, seqlen=1024), plan.chained()
+
+
 def backward_side_by_side(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
     choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
     plan = plan_of("dq", "dk_dv", algorithm="split", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=3)
@@ -84,6 +89,7 @@ CASES = (
     forward_fed_by_a_producer,
     backward_split_and_fused,
     backward_three_streams,
+    backward_of_chunks_by_themselves,
     backward_side_by_side,
     backward_in_one_walk,
     backward_in_one_walk_of_segments,

@@ -37,6 +37,8 @@ DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True
 # has no walks.
 OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3 * 5
 OF_A_DECAY = 4 * 2 * 4 * 5 * (3 * (4 + 4) + 1) + OF_A_WALK
+# Without a state, with a decay or none: forms, one of them also chained; loads, widths.
+STATELESS = 3 * 2 * 4
 
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
@@ -67,6 +69,18 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
             yield problem, Plan(tuple(map(keeping, plan.steps)))
 
 
+def stateless_cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
+    """In the parallel form, where each chunk is by itself and no state is given, wanted or kept."""
+    forms = (("fwd", ("o",)), ("bwd", ("dq", "dk", "dv")))
+    for loads, mode, (direction, form), (d, e, *blocks) in itertools.product(LOADS, ("matrix", None), forms, WIDTHS):
+        problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e)
+        choices = {"algorithm": "parallel", "loads": loads, "decay_mode": mode}
+        plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
+        yield problem, plan
+        if len(form) > 1:
+            yield problem, plan.chained()
+
+
 def keeping(step: Step) -> Step:
     """As part of a forward pass that keeps checkpoints."""
     return replace(step, config=step.config.with_choices(checkpoints="kept").with_constexprs(CHECKPOINT_ROWS=64))
@@ -83,7 +97,8 @@ def sharing(step: Step) -> Step:
 
 @pytest.fixture(scope="module")
 def texts(problem_of: ProblemOf, plan_of: PlanOf) -> list[str]:
-    return [render(problem, plan).text for problem, plan in cases(problem_of, plan_of)]
+    every = itertools.chain(cases(problem_of, plan_of), stateless_cases(problem_of, plan_of))
+    return [render(problem, plan).text for problem, plan in every]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +139,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == len(texts) == OF_A_DECAY * 4 - OF_A_WALK
+    assert len(set(texts)) == len(texts) == OF_A_DECAY * 4 - OF_A_WALK + 2 * STATELESS
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -153,8 +168,10 @@ def test_no_constexpr_is_a_length(functions: list[ast.FunctionDef]) -> None:
         assert fixed <= {"D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "BLOCK", "CHECKPOINT_ROWS"}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("direction", "form"), PLANS)
+@pytest.mark.parametrize(
+    ("algorithm", "direction", "form"),
+    [*((algorithm, *plan) for algorithm in ALGORITHMS for plan in PLANS), ("parallel", "bwd", ("dq", "dk", "dv"))],
+)
 def test_another_length_batch_or_number_of_heads_is_the_same_code(
     problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, direction: str, form: tuple[str, ...]
 ) -> None:
@@ -166,8 +183,8 @@ def test_another_length_batch_or_number_of_heads_is_the_same_code(
 
 def test_decay_none_renders_no_decay(texts: list[str]) -> None:
     bare = [text for text in texts if "decay=none" in text]
-    assert len(bare) == OF_A_DECAY
-    weights = r"across|lift|to_state|from_state|to_next|from_kept"
+    assert len(bare) == OF_A_DECAY + STATELESS
+    weights = r"across|lift|to_state|from_state|to_next|from_kept|from_chunk|to_chunk"
     for text in bare:
         assert not re.search(rf"slope|exp2|\bexp\b|decay|LOG2|FACTORED|{weights}", body(text))
 
@@ -175,7 +192,7 @@ def test_decay_none_renders_no_decay(texts: list[str]) -> None:
 def test_a_decay_is_a_power_of_two(texts: list[str]) -> None:
     """log2(e) goes into the slope once; every weight is exp2 of an exponent."""
     decayed = [text for text in texts if "decay=constant" in text]
-    assert len(decayed) == OF_A_DECAY * 3 - OF_A_WALK
+    assert len(decayed) == OF_A_DECAY * 3 - OF_A_WALK + STATELESS
     for text in decayed:
         code = body(text)
         assert code.count("tl.load(slopes") == code.count("tl.load(slopes + i_h) * LOG2_E") + code.count(

@@ -70,6 +70,14 @@ def test_a_config_without_a_needed_value_is_refused(problem_of: ProblemOf, plan_
         render(problem_of(), plan)
 
 
+@pytest.mark.parametrize("state", ["has_initial_state", "needs_final_state"])
+def test_a_plan_without_a_state_is_refused_where_there_is_one(problem_of: ProblemOf, plan_of: PlanOf, state: str) -> None:
+    plan = plan_of("o", algorithm="parallel")
+    assert "parallel" in render(problem_of(), plan).text
+    with pytest.raises(RenderError, match="no state can be taken or left"):
+        render(problem_of(**{state: True}), plan)
+
+
 def test_an_unknown_algorithm_is_refused(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     with pytest.raises(RenderError, match="spiral"):
         render(problem_of(), plan_of("o", algorithm="spiral"))

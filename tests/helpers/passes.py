@@ -17,7 +17,9 @@ PROBLEM = Problem(
 
 def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n: int = 32, programs: int = 24) -> Step:
     choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
-    constexprs = {"BLOCK_N": block_n, **({"PROGRAMS": programs} if algorithm != "sequential" else {})}
+    if algorithm == "parallel":
+        del choices["state_layout"], choices["decayed"]
+    constexprs = {"BLOCK_N": block_n, **({} if algorithm in ("sequential", "parallel") else {"PROGRAMS": programs})}
     if KERNELS[name].space == "stream":
         constexprs |= {"BLOCK_D": 64, "BLOCK_E": 64}
     return Step(kernel=name, config=Config.of(algorithm, choices=choices, constexprs=constexprs))

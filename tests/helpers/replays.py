@@ -16,12 +16,14 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
     def step(name: str) -> Step:
         fused = KERNELS[name].space == "dkdv"
         layout = "transposed" if loads == "specialized" else "plain"
-        choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": loads}
+        choices = {"decay_mode": "matrix", "loads": loads}
+        choices |= {} if algorithm == "parallel" else {"state_layout": layout, "decayed": "value"}
         # Of six heads in two slices remainder walks four whole, and two in two segments.
         rows, columns = (64, 64) if loads == "specialized" else (32, 32)
         programs = 8 if algorithm == "remainder" else 24
         constexprs = {"BLOCK_N": rows, "BLOCK_D": 64, "BLOCK_E": columns, "PROGRAMS": programs}
-        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | ({"PROGRAMS"} if algorithm == "sequential" or fused else set())
+        whole = algorithm in ("sequential", "parallel")
+        dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | ({"PROGRAMS"} if whole or fused else set())
         config = Config.of(
             "sequential" if fused else algorithm,
             choices=choices,
@@ -45,8 +47,12 @@ PLANS = {
     "split": (plan("o", algorithm="split"), plan("dq", "dk", "dv", algorithm="split")),
     "chained": tuple(one.chained() for one in SEVERAL),
     "scan": (plan("o", algorithm="scan"), plan("dq", "dk", "dv", algorithm="scan")),
+    "parallel": (plan("o", algorithm="parallel"), plan("dq", "dk", "dv", algorithm="parallel", loads="tma")),
     "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
 }
+
+STATEFUL = tuple(name for name in PLANS if name != "parallel")
+"""Those that can take and leave a state."""
 
 
 def tensors(seqlen: int = SEQLEN, *, states: bool = False) -> list[torch.Tensor | None]:

@@ -39,7 +39,7 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "states": ((False, False), (True, False), (False, True), (True, True)),
     # Moderate and none; l^C underflows; slow and beyond the bound of a factored decay.
     "slopes": ((0.3, 0.0), (200.0, 0.9), (0.02, 20.0)),
-    "algorithm": ("sequential", "split", "scan", "remainder"),
+    "algorithm": ("sequential", "split", "scan", "remainder", "parallel"),
     # Programs for the segments of a head, if it is split: with none it is one segment all the same.
     "segments": (0, 3),
     "layout": ("plain", "transposed"),
@@ -95,10 +95,13 @@ class Case:
             decay = "matrix key" if self.decay == "factored" else self.decay
             algorithm = "split" if self.algorithm == "scan" else self.algorithm
             return replace(self, algorithm=algorithm, decay=decay).config(kernel)
+        if self.algorithm == "parallel" and KERNELS[kernel].space != "stream":
+            # It is one of streams alone.
+            return replace(self, algorithm="sequential").config(kernel)
         mode, _, decayed = self.decay.partition(" ")
-        choices = {"state_layout": self.layout, "branched": self.branched, "loads": self.loads}
-        choices |= {} if mode == "none" else {"decay_mode": mode}
-        choices |= {"decayed": decayed} if decayed else {}
+        choices = {"loads": self.loads} | ({} if mode == "none" else {"decay_mode": mode})
+        if self.algorithm != "parallel":
+            choices |= {"state_layout": self.layout, "branched": self.branched} | ({"decayed": decayed} if decayed else {})
         constexprs = {"BLOCK_N": self.block_n}
         problem = self.problem(KERNELS[kernel].direction)
         programs = problem.batch_heads
@@ -117,8 +120,10 @@ class Case:
 
 
 def allowed(values: Mapping[str, object]) -> bool:
-    """The factors of a factored decay exceed fp16; no search space offers the two together."""
-    return (values.get("decay"), values.get("dtype")) != ("factored", "fp16")
+    """What search spaces offer: factors of a factored decay exceed fp16; without a state none is given, wanted or factored."""
+    stateful = values.get("decay") == "factored" or any(values.get("states", ()))  # type: ignore[arg-type]
+    refused = values.get("algorithm") == "parallel" and stateful
+    return not refused and (values.get("decay"), values.get("dtype")) != ("factored", "fp16")
 
 
 def pairs(values: Mapping[str, object]) -> set[tuple[tuple[str, object], tuple[str, object]]]:

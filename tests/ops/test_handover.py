@@ -75,9 +75,13 @@ def test_checkpoints_go_from_one_pass_to_the_other(serve) -> None:
     assert kept[0].states.shape == (6, 5, D * E) and kept[0].states.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("ahead", [WHOLE, Plan((step("o", algorithm="sequential", block_n=128),))], ids=str)
+@pytest.mark.parametrize(
+    "ahead",
+    [WHOLE, *(Plan((step("o", algorithm=name, block_n=rows),)) for name, rows in (("sequential", 128), ("parallel", 32)))],
+    ids=str,
+)
 def test_without_checkpoints_a_plan_that_reads_none_runs(serve, ahead: Plan) -> None:
-    """Where the chunks of both passes do not meet, or backward is called by itself."""
+    """Where the chunks of both passes do not meet, forward has no state, or backward is called by itself."""
     gpu = serve((ahead,), (WALK, BEHIND))
     for _ in range(3):
         given = tensors()

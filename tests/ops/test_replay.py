@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from replays import HEADS, PLANS, SEQLEN, D, E, in_another_thread, tensors
+from replays import HEADS, PLANS, SEQLEN, STATEFUL, D, E, in_another_thread, tensors
 from triton import knobs
 from triton.runtime.errors import OutOfResources
 
 import latune
 from latune.ops import dispatch, kernels, memo
 from latune.ops.replay import Replay
+
+WITH_STATES_OR_NOT = pytest.mark.parametrize(
+    ("served", "states"), [*((name, False) for name in PLANS), *((name, True) for name in STATEFUL)], indirect=["served"]
+)
 
 
 @pytest.fixture(params=PLANS)
@@ -56,7 +60,7 @@ def layouts(outputs):
     return [(x.shape, x.stride(), x.dtype) for x in outputs]
 
 
-@pytest.mark.parametrize("states", [False, True])
+@WITH_STATES_OR_NOT
 def test_a_forward_call_is_replayed_with_the_launches_that_triton_makes(served, states):
     plain_inputs, inputs = tensors(states=states), tensors(states=states)
     plain = forward(plain_inputs, final=states)
@@ -70,7 +74,7 @@ def test_a_forward_call_is_replayed_with_the_launches_that_triton_makes(served, 
     assert set(served.streams) == {7}
 
 
-@pytest.mark.parametrize("states", [False, True])
+@WITH_STATES_OR_NOT
 def test_a_backward_call_is_replayed_too(served, states):
     plain_inputs, plain = backward(tensors(states=states))
     served.jit, first = [], served.jit
@@ -124,6 +128,7 @@ def test_what_a_replay_cannot_serve_takes_the_plain_path(served, monkeypatch, re
     assert served.direct == [] and len(served.jit) == 1
 
 
+@pytest.mark.parametrize("served", STATEFUL, indirect=True)
 @pytest.mark.parametrize("what", ["an input", "the slopes", "the state"])
 def test_a_call_that_copies_something_is_never_replayed(served, what):
     def given():
@@ -250,7 +255,7 @@ def on_cuda(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
 
 
-@pytest.mark.parametrize("states", [False, True])
+@WITH_STATES_OR_NOT
 def test_the_operator_replays_both_directions(served, on_cuda, states):
     for turn in range(3):
         q, k, v, slopes, state = tensors(states=states)

@@ -38,11 +38,10 @@ def config(
     return Config.of(
         algorithm,
         choices={
-            "state_layout": layout,
-            **({"branched": "none"} if layout == "transposed" else {}),
+            **({} if algorithm == "parallel" else {"state_layout": layout, "decayed": "value"}),
+            **({"branched": "none"} if layout == "transposed" and algorithm != "parallel" else {}),
             "loads": "tma",
             "decay_mode": "matrix",
-            "decayed": "value",
             **choices,
         },
         constexprs={name: size for name, size in sizes.items() if size is not None},
@@ -71,7 +70,7 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     width = view.block_d * view.num_tiles
     columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
-    programs = problem.batch_heads * view.num_splits
+    programs = problem.batch_heads * view.num_splits * (-(-problem.seqlen // view.block_n) if view.stateless else 1)
     cut = view.split_heads * view.num_splits if view.algorithm == "remainder" else programs
     main = kernel(
         f"{view.name}_kernel",

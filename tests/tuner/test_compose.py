@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from composers import GPU, SPACES, composer, kernels
+from composers import GPU, SPACES, composer, default, kernels
 
 from latune.codegen.expression import Expression
 from latune.codegen.parameters import Constraint
@@ -32,9 +32,8 @@ def fused(fake_builds: ModuleType) -> list[Config]:
 
 def test_forward_plans_are_the_ranking_then_the_default(streams: list[Config]) -> None:
     forward = composer("fwd")
-    default = SPACES["stream"].default(forward.problem, GPU, KERNELS["o"])
     plans = forward.compose({"o": streams})
-    assert [plan.steps[0].config for plan in plans] == [*streams[:3], default]
+    assert [plan.steps[0].config for plan in plans] == [*streams[:3], default(forward, "o")]
     assert forward.searched == ["o"]
 
 
@@ -102,6 +101,21 @@ def test_a_space_is_listed_once_however_many_plans_are_fitted(fake_builds: Modul
     plans = composer("fwd", 64, 64).fit(known)
     assert len(listed) == 1 < len(plans)
     assert all(dict(plan.steps[0].config.constexprs)["BLOCK_E"] <= 64 for plan in plans)
+
+
+def test_what_needs_no_state_is_tried_in_every_gradient_and_never_cut() -> None:
+    short = replace(composer("bwd").problem, batch=1, num_heads=8, seqlen=512)
+    backward = Composer(problem=short, gpu=GPU, spaces=SPACES)
+    (start,) = (config for config in backward.space("dq").feasible_starts(short, GPU, KERNELS["dq"])[:1])
+    assert start.algorithm == "parallel"
+    known = Plan(tuple(Step(kernel=name, config=start) for name in ("dq", "dk", "dv")))
+    fused = Plan(tuple(Step(kernel=name, config=default(backward, name)) for name in ("dq", "dkdv")))
+    assert {known, known.chained()} <= set(backward.variants(fused))
+    assert known in backward.fit([known]) and not any(
+        step.config.algorithm == "parallel" and step.config != start for plan in backward.fit([known]) for step in plan.steps
+    )
+    longer = Composer(problem=replace(short, seqlen=8192), gpu=GPU, spaces=SPACES)
+    assert not any(step.config.algorithm == "parallel" for plan in longer.fit([known]) for step in plan.steps)
 
 
 def test_nothing_is_fitted_where_no_form_is_served(fake_builds: ModuleType) -> None:

@@ -158,6 +158,17 @@ def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -
     assert best_ms(many) < best_ms(many, algorithm="scan", programs=1024)
 
 
+def test_short_sequences_gain_from_chunks_by_themselves_and_long_ones_do_not(fake_builds: ModuleType) -> None:
+    def ms(problem: Problem, algorithm: str) -> float:
+        sizes = {"num_warps": 4, "block_e": 64} if algorithm == "parallel" else {}
+        plan = fake_builds.one("o", fake_builds.config(algorithm=algorithm, **sizes))
+        return predict(problem, plan, H200, fake_builds.build(problem, plan, H200)).total_ms
+
+    short, long = problem(1, 8, 512, 128), problem(1, 8, 8192, 128)
+    assert ms(short, "parallel") < ms(short, "sequential")
+    assert ms(long, "parallel") > ms(long, "sequential")
+
+
 def test_heads_left_over_by_a_wave_gain_from_segments(fake_builds: ModuleType) -> None:
     def ms(batch: int, **changes: object) -> float:
         here, plan = problem(batch, 32, 8192, 128), fake_builds.one("o", fake_builds.config("transposed", **changes))
