@@ -122,10 +122,17 @@ class Entry:
 
     def is_current(self, plan_sha256: PlanSha256) -> bool:
         """Whether the code that would be generated for it now is the code that it speaks of."""
+        return self.why_stale(plan_sha256) is None
+
+    def why_stale(self, plan_sha256: PlanSha256) -> str | None:
+        """Why it is not current, in one line; None if it is."""
         try:
-            return plan_sha256(self.bucket, self.plan) == self.template_sha256
-        except RenderError:
-            return False
+            sha256 = plan_sha256(self.bucket, self.plan)
+        except RenderError as error:
+            return f"of code {self.template_sha256[:8]}, {error}: the dispatcher ignores it"
+        if sha256 == self.template_sha256:
+            return None
+        return f"of code {self.template_sha256[:8]}, its plan is generated as {sha256[:8]} now: the dispatcher ignores it"
 
     def to_json(self) -> dict[str, object]:
         return {

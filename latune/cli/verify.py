@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 import click
 
 from latune.cache.entry import Entry, Resources
-from latune.cache.store import read_cache
+from latune.cli.entries import entries_of, fail_for, mend_command
 from latune.cli.options import chosen_gpu, gpu_option, json_option, shapes_option, workers_option
 from latune.cli.output import plan_lines, print_json, print_table, say
 from latune.cli.shapes import Shape
 from latune.codegen.render import plan_sha256, render
-from latune.errors import BuildError, LatuneError, RenderError
+from latune.errors import BuildError, RenderError
 from latune.gpu import Gpu
-from latune.ops.dispatch import tune_command
 from latune.tuner.evaluators import StaticEvaluator
 from latune.tuner.target import Target, open_target
 
@@ -42,7 +41,7 @@ class Verdict:
             "verdict": self.verdict,
             "detail": self.detail,
             "errors": dict(self.errors),
-            "mend": None if self.ok else _mend(self.entry, gpu),
+            "mend": None if self.ok else mend_command(self.entry, gpu),
         }
 
 
@@ -59,7 +58,7 @@ def verify(gpu_name: str, shapes: Sequence[Shape], workers: int | None, as_json:
     with the command that mends it.
     """
     gpu = chosen_gpu(gpu_name)
-    entries = _entries(gpu, shapes)
+    entries = entries_of(gpu, shapes)
     with open_target(gpu.name, workers=workers) as target:
         say(f"verifying {len(entries)} entries for {gpu.title}, {'by running' if target.worker else 'by compiling'} them")
         verdicts = list(_verdicts(entries, target))
@@ -67,54 +66,20 @@ def verify(gpu_name: str, shapes: Sequence[Shape], workers: int | None, as_json:
         print_json({"gpu": gpu.name, "entries": [verdict.to_json(gpu) for verdict in verdicts]})
     else:
         print_table(_COLUMNS, [_row(verdict) for verdict in verdicts])
-    _fail_for([verdict.entry for verdict in verdicts if not verdict.ok], len(verdicts), gpu)
-
-
-def _entries(gpu: Gpu, shapes: Sequence[Shape]) -> list[Entry]:
-    """Those of the GPU, or of the shapes; there is at least one, and one for each shape."""
-    entries = list(read_cache(gpu).entries.values())
-    if not shapes:
-        if not entries:
-            raise LatuneError(f"no entries for {gpu.title}: tune it with `latune tune --gpu {gpu.name}`")
-        return entries
-    found: dict[Entry, None] = {}
-    for shape in shapes:
-        alike = [entry for entry in entries if _is_of(entry, shape)]
-        if not alike:
-            raise LatuneError(
-                f"no entries for {shape} on {gpu.title}: `latune tune --gpu {gpu.name} --shape {shape}` makes them"
-            )
-        found |= dict.fromkeys(alike)
-    return list(found)
-
-
-def _is_of(entry: Entry, shape: Shape) -> bool:
-    """Whether the entry's bucket is the shape's, whatever its direction, decay, dtype and states."""
-    bucket = entry.bucket
-    wanted = shape.problem(direction=bucket.direction, decay=bucket.decay, dtype=bucket.dtype).bucket()
-    names = ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")
-    return all(getattr(bucket, name) == getattr(wanted, name) for name in names)
+    fail_for([verdict.entry for verdict in verdicts if not verdict.ok], len(verdicts), gpu)
 
 
 def _verdicts(entries: Sequence[Entry], target: Target) -> Iterator[Verdict]:
-    current = {entry.bucket for entry in entries if entry.is_current(plan_sha256)}
+    stale = {entry.bucket: entry.why_stale(plan_sha256) for entry in entries}
     if target.worker is None:
         for entry in entries:
-            if entry.bucket in current:
+            if stale[entry.bucket] is None:
                 target.builder.prepare(entry.problem, [entry.plan], target.gpu)
     for number, entry in enumerate(entries, start=1):
-        verdict = _verdict(entry, target) if entry.bucket in current else _stale(entry)
+        why = stale[entry.bucket]
+        verdict = _verdict(entry, target) if why is None else Verdict(entry=entry, verdict="stale", detail=why)
         say(f"  {number}/{len(entries)} {entry.bucket}: {verdict.verdict}")
         yield verdict
-
-
-def _stale(entry: Entry) -> Verdict:
-    try:
-        now = f"its plan is generated as {plan_sha256(entry.bucket, entry.plan)[:8]} now"
-    except RenderError as error:
-        now = str(error)
-    detail = f"of code {entry.template_sha256[:8]}, {now}: the dispatcher ignores it"
-    return Verdict(entry=entry, verdict="stale", detail=detail)
 
 
 def _verdict(entry: Entry, target: Target) -> Verdict:
@@ -164,19 +129,3 @@ def _row(verdict: Verdict) -> list[str]:
     errors = ", ".join(f"{name} {error:.2g}" for name, error in verdict.errors)
     detail = f"{verdict.detail}; RMS errors {errors}" if errors else verdict.detail
     return [str(verdict.entry.bucket), verdict.entry.evidence, plan_lines(verdict.entry.plan), verdict.verdict, detail]
-
-
-def _fail_for(entries: Sequence[Entry], total: int, gpu: Gpu) -> None:
-    """Says what mends each of the entries that failed.
-
-    Raises:
-        LatuneError: there is one.
-    """
-    for entry in entries:
-        say(_mend(entry, gpu))
-    if entries:
-        raise LatuneError(f"{len(entries)} of {total} entries failed: run the commands above to tune them anew")
-
-
-def _mend(entry: Entry, gpu: Gpu) -> str:
-    return f"{tune_command(entry.problem, gpu)} --fresh"

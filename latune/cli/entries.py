@@ -1,0 +1,63 @@
+"""Which of the cache's entries a command checks, and what mends those that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from latune.cache.entry import Entry
+from latune.cache.store import read_cache
+from latune.cli.output import say
+from latune.cli.shapes import Shape
+from latune.errors import LatuneError
+from latune.gpu import Gpu
+from latune.ops.dispatch import tune_command
+
+
+def entries_of(gpu: Gpu, shapes: Sequence[Shape]) -> list[Entry]:
+    """Those of the GPU, or of the shapes; there is at least one, and one for each shape.
+
+    Raises:
+        LatuneError: there is none, of the GPU or of a shape.
+    """
+    entries = list(read_cache(gpu).entries.values())
+    if not shapes:
+        if not entries:
+            raise LatuneError(f"no entries for {gpu.title}: tune it with `latune tune --gpu {gpu.name}`")
+        return entries
+    found: dict[Entry, None] = {}
+    for shape in shapes:
+        alike = entries_alike(entries, shape)
+        if not alike:
+            raise LatuneError(
+                f"no entries for {shape} on {gpu.title}: `latune tune --gpu {gpu.name} --shape {shape}` makes them"
+            )
+        found |= dict.fromkeys(alike)
+    return list(found)
+
+
+def entries_alike(entries: Iterable[Entry], shape: Shape) -> list[Entry]:
+    """Those whose bucket is the shape's, whatever its direction, decay, dtype and states."""
+    return [entry for entry in entries if _is_of(entry, shape)]
+
+
+def _is_of(entry: Entry, shape: Shape) -> bool:
+    bucket = entry.bucket
+    wanted = shape.problem(direction=bucket.direction, decay=bucket.decay, dtype=bucket.dtype).bucket()
+    names = ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")
+    return all(getattr(bucket, name) == getattr(wanted, name) for name in names)
+
+
+def fail_for(entries: Sequence[Entry], total: int, gpu: Gpu) -> None:
+    """Says what mends each of the entries that failed.
+
+    Raises:
+        LatuneError: there is one.
+    """
+    for entry in entries:
+        say(mend_command(entry, gpu))
+    if entries:
+        raise LatuneError(f"{len(entries)} of {total} entries failed: run the commands above to tune them anew")
+
+
+def mend_command(entry: Entry, gpu: Gpu) -> str:
+    return f"{tune_command(entry.problem, gpu)} --fresh"
