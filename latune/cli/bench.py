@@ -25,7 +25,7 @@ from latune.cli.options import (
     decay_option,
     direction_option,
     dtype_option,
-    local_gpu,
+    needed_gpu,
     preset_option,
 )
 from latune.cli.output import json_text, print_json, say, write_text
@@ -121,9 +121,7 @@ def _is_given(ctx: click.Context, param: click.Parameter) -> bool:
 
 def _run(problems: Sequence[Problem], json_path: Path | None) -> Document:
     """Times all problems; tables and the file grow with every one of them."""
-    gpu = local_gpu()
-    if gpu is None:
-        raise LatuneError("bench needs a CUDA GPU, and this machine has none: run it where there is one")
+    gpu = needed_gpu("bench")
     stopwatch = Stopwatch()
     reports: list[Report] = []
     document: dict[str, object] = {}

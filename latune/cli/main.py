@@ -7,6 +7,7 @@ import warnings
 import click
 
 from latune.cli.bench import bench
+from latune.cli.doctor import doctor
 from latune.cli.generate import generate
 from latune.cli.gpus import gpus
 from latune.cli.regret import regret
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (tune, show, generate, verify, bench, regret, gpus):
+for command in (tune, show, generate, verify, doctor, bench, regret, gpus):
     cli.add_command(command)
 
 

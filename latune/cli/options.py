@@ -12,6 +12,7 @@ import torch
 from latune.cli.output import say
 from latune.cli.presets import read_presets
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape
+from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu
 from latune.ops.dispatch import device_gpu
 from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
@@ -118,6 +119,18 @@ def workers_option(command: Command) -> Command:
 def local_gpu() -> Gpu | None:
     """The GPU that torch would use in this machine."""
     return device_gpu(torch.cuda.current_device()) if torch.cuda.is_available() else None
+
+
+def needed_gpu(command: str) -> Gpu:
+    """The GPU in this machine, for a command that is of no use without one.
+
+    Raises:
+        LatuneError: there is none.
+    """
+    gpu = local_gpu()
+    if gpu is None:
+        raise LatuneError(f"{command} needs a CUDA GPU, and this machine has none: run it where there is one")
+    return gpu
 
 
 def chosen_gpu(name: str) -> Gpu:

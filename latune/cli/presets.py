@@ -13,6 +13,9 @@ from latune import paths
 from latune.cli.shapes import Shape, parse_shape
 from latune.errors import SpaceError
 
+DEFAULT_PRESET = "default"
+"""What is meant where neither shapes nor a preset are named."""
+
 _KEYS = ("about", "shapes"), ("about", "product")
 _AXES = ("batch_heads", "seqlen", "head_dims")
 

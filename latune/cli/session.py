@@ -75,7 +75,7 @@ class Session:
         if not first:
             raise LatuneError(f"none of {len(problems)} problems fits {title}: choose smaller shapes")
         if self.target.worker:
-            _warn_of_a_shared_device(self.target.worker.device())
+            warn_of_a_shared_device(self.target.worker.device())
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
         say(f"tuning {len(first)} problems for {title}, {how} (evidence: {self.target.evidence})")
         return list(first.values())
@@ -215,7 +215,7 @@ class Session:
             )
 
 
-def _warn_of_a_shared_device(report: DeviceReport) -> None:
+def warn_of_a_shared_device(report: DeviceReport) -> None:
     if report.free_bytes < _FREE_SHARE * report.memory_bytes:
         free, whole = report.free_bytes / 2**30, report.memory_bytes / 2**30
         say(f"only {free:.0f} of {whole:.0f} GiB are free: what else runs on {report.title} will disturb the measurements")

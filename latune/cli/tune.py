@@ -24,6 +24,7 @@ from latune.cli.options import (
     workers_option,
 )
 from latune.cli.output import print_json
+from latune.cli.presets import DEFAULT_PRESET
 from latune.cli.session import Session
 from latune.cli.shapes import Shape, problems_of
 from latune.codegen.space import Space, load_space
@@ -32,7 +33,6 @@ from latune.tuner.target import open_target
 from latune.tuner.tune import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_DEFAULT_PRESET = "default"
 
 
 @click.command(short_help="Tunes shapes for a GPU.")
@@ -90,7 +90,7 @@ def tune(
     """
     states = {"initial_state": initial_state, "final_state": final_state}
     if preset is None and not shapes:
-        preset = _DEFAULT_PRESET
+        preset = DEFAULT_PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
     if transfer and (trials is not None or storage is not None):
         raise click.UsageError("--transfer searches nothing: expected it without --trials and --storage; leave them out")

@@ -20,6 +20,7 @@
     search      which config of a kernel to evaluate next
     compose     complete plans made of tuned kernels
     tune        a problem's kernels, then its plans, then an entry for the cache
+    doctor      do entries still hold, here and today?
 
 Nothing here is imported when a model calls ``latune.lightning_attn``.
 """

@@ -18,10 +18,11 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import Builder
+from latune.tuner.jobs import Arm, DeviceReport
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
 from latune.tuner.resumed import Relay
-from latune.tuner.worker import Worker
+from latune.tuner.worker import RACE_TIMEOUT_S, Worker
 
 STATIC_PROTOCOL = "static-2"
 """Changes whenever ``predict`` does: its figures cannot be compared with those of another model."""
@@ -170,7 +171,7 @@ class MeasuredEvaluator(_Built):
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
-        return {**dict(self._worker.device().toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
+        return measured_toolchain(self._worker.device())
 
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
@@ -201,15 +202,25 @@ class MeasuredEvaluator(_Built):
 
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
         """In turns, in the process that is running; each alone only where the race as a whole fails."""
+        raced = [arm.measurement for arm in self.race_arms(plans)]
+        return raced if any(measurement.ok for measurement in raced) else [self(plan) for plan in plans]
+
+    def race_arms(self, plans: Sequence[Plan], *, fresh: bool = False, timeout_s: float = RACE_TIMEOUT_S) -> list[Arm]:
+        """In turns, with each plan's median of every round; when the race as a whole fails, its failure for all that took part.
+
+        Args:
+            fresh: in a process of its own, not in the one that is running.
+            timeout_s: as in ``Worker.race_arms``.
+        """
         self.prepare(plans)
         built = {plan: self.build(plan) for plan in plans}
-        results = {plan: build for plan, build in built.items() if isinstance(build, Measurement)}
-        candidates = [(plan, render(self.problem, plan)) for plan in plans if plan not in results]
-        raced = self._worker.race(self.problem, candidates, ahead=self.ahead, rounds=_RACE_ROUNDS)
-        if not any(measurement.ok for measurement in raced):
-            raced = [self(plan) for plan, _ in candidates]
-        results.update(zip((plan for plan, _ in candidates), raced, strict=True))
-        return [results[plan] for plan in plans]
+        arms = {plan: Arm(measurement=build) for plan, build in built.items() if isinstance(build, Measurement)}
+        candidates = [(plan, render(self.problem, plan)) for plan in plans if plan not in arms]
+        if fresh:
+            self._worker.restart()
+        raced = self._worker.race_arms(self.problem, candidates, ahead=self.ahead, rounds=_RACE_ROUNDS, timeout_s=timeout_s)
+        arms.update(zip((plan for plan, _ in candidates), raced, strict=True))
+        return [arms[plan] for plan in plans]
 
     def at(self, problem: Problem) -> MeasuredEvaluator:
         return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker, self.ahead)
@@ -236,6 +247,11 @@ def _pooled(results: Sequence[Measurement]) -> Measurement:
         errors=results[0].errors,
         detail=f"raced in {len(results)} processes",
     )
+
+
+def measured_toolchain(report: DeviceReport) -> dict[str, str | None]:
+    """Versions of what figures measured on the device depend on, by the names of ``cache.entry.TOOLCHAIN``."""
+    return {**dict(report.toolchain), "latune": _version("latune"), "protocol": MEASURED_PROTOCOL}
 
 
 def _version(package: str) -> str | None:

@@ -18,7 +18,8 @@ from latune.tuner.timing import roof_ms
 
 Raced = Sequence[tuple[Plan, Measurement]]
 
-_TIE = 1.01
+TIE = 1.01
+"""A plan that takes at most this many times as long as another ties with it."""
 
 
 def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
@@ -91,7 +92,7 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
 
 
 def _within_a_tie(order: Sequence[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
-    return [pair for pair in order if _median_ms(pair) <= _TIE * _median_ms(order[0])]
+    return [pair for pair in order if _median_ms(pair) <= TIE * _median_ms(order[0])]
 
 
 def _median_ms(pair: tuple[Plan, Measurement]) -> float:

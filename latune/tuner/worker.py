@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 GPU_RUNNER = "latune.tuner.runner:start"
 
+RACE_TIMEOUT_S = 600.0
+"""More than a race of many plans of the longest sequences takes."""
+
 # Making float64 references of a long sequence takes a while on a device with few float64 units.
 _PREPARE_TIMEOUT_S = 600.0
 
@@ -97,7 +100,7 @@ class Worker:
         *,
         ahead: Plan | None = None,
         rounds: int = 20,
-        timeout_s: float = 600.0,
+        timeout_s: float = RACE_TIMEOUT_S,
     ) -> list[Measurement]:
         """Verifies the candidates and times them in turns, in random order each round.
 
@@ -120,7 +123,7 @@ class Worker:
         *,
         ahead: Plan | None = None,
         rounds: int = 20,
-        timeout_s: float = 600.0,
+        timeout_s: float = RACE_TIMEOUT_S,
     ) -> list[Arm]:
         """As ``race``, with each candidate's median of every round for ``timing.paired_ratio``."""
         self._races += 1

@@ -60,7 +60,7 @@ class Watch:
 
 @pytest.fixture
 def bench_on_the_cpu(run, monkeypatch):
-    monkeypatch.setattr(command, "local_gpu", lambda: find_gpu("h200"))
+    monkeypatch.setattr(options, "local_gpu", lambda: find_gpu("h200"))
     monkeypatch.setattr(command, "Stopwatch", Watch)
     return run
 

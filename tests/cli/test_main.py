@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SURFACE = {
     "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json", "--plots", "--from"],
+    "doctor": ["--shape", "--preset", "--time-budget", "--workers/--jobs", "--json"],
     "generate": [
         "--gpu",
         "--shape",
@@ -64,6 +65,7 @@ SURFACE = {
 
 DEFAULTS = {
     "bench": {"dtype": "bf16", "direction": "both", "decay": "constant"},
+    "doctor": {"time_budget_s": "60s"},
     "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},
     "gpus": {},
     "regret": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},

@@ -5,11 +5,13 @@ The plan's source says what the candidate does, so that one process can be taken
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from latune.measurement import Measurement
@@ -48,6 +50,8 @@ def _complain_and_fail() -> None:
     raise RuntimeError("PassManager::run failed")
 
 
+TOOLCHAIN = (("torch", "1.0"), ("triton", "2.0"), ("cuda", "1.0"), ("driver", "1.0"))
+
 FATES: dict[str, Callable[[], object]] = {
     "hang": _hang,
     "exit": lambda: os._exit(7),
@@ -80,6 +84,28 @@ def start(device_index: int) -> Callable[[Job], object]:
         FATES.get(source, lambda: None)()
         outcome = source if source == "wrong_result" else "ok"
         return Measurement(outcome=outcome, median_ms=1.0, detail=f"{os.getpid()} prepared {'; '.join(prepared)}")
+
+    return run
+
+
+def start_racing(device_index: int) -> Callable[[Job], object]:
+    """Races candidates: a source's text is a fate, ``wrong_result``, or the times of its rounds in ms, repeated ("1.0 1.1")."""
+
+    def run(job: Job) -> object:
+        match job:
+            case Describe():
+                return replace(report(device_index), toolchain=TOOLCHAIN)
+            case Prepare():
+                return Ready()
+            case Race():
+                return [arm(source.text, job.rounds) for _, source in job.candidates]
+
+    def arm(text: str, rounds: int) -> Arm:
+        FATES.get(text, lambda: None)()
+        if text == "wrong_result":
+            return Arm(measurement=Measurement(outcome=text, detail="o[0]: expected 1, got 2"))
+        rounds_ms = tuple(itertools.islice(itertools.cycle(map(float, text.split())), rounds))
+        return Arm(measurement=Measurement(outcome="ok", median_ms=rounds_ms[0], samples=rounds), rounds_ms=rounds_ms)
 
     return run
 

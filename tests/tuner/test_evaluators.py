@@ -18,7 +18,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner import evaluators
 from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
-from latune.tuner.jobs import DeviceReport
+from latune.tuner.jobs import Arm, DeviceReport
 from latune.tuner.resumed import Relay
 
 GPU = find_gpu("h200")
@@ -82,6 +82,12 @@ class FakeWorker:
             Measurement(outcome="wrong_result") if plan in fails else ok(self.races + plan.steps[0].config.num_warps, rounds)
             for plan, _ in candidates
         ]
+
+    def race_arms(
+        self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], *, ahead: Plan | None, rounds: int, timeout_s: float
+    ) -> list[Arm]:
+        raced = self.race(problem, candidates, ahead=ahead, rounds=rounds)
+        return [Arm(measurement=measurement, rounds_ms=(timeout_s,) * rounds) for measurement in raced]
 
     def restart(self) -> None:
         self.restarts += 1
@@ -218,6 +224,17 @@ def test_a_race_in_the_running_process_that_falls_is_run_one_by_one(builds: Buil
     worker = FakeWorker(races=1, race_fails=tuple(plans))
     raced = MeasuredEvaluator(PROBLEM, GPU, builds, worker).race_here(plans)
     assert [measurement.median_ms for measurement in raced] == [4.0, 2.0, 8.0]
+
+
+def test_the_rounds_of_a_race_are_kept_with_their_failures(builds: Builds, plans: list[Plan], too_large: Plan) -> None:
+    worker = FakeWorker(races=1, race_fails=(plans[0],))
+    evaluate = MeasuredEvaluator(PROBLEM, GPU, builds, worker)
+    arms = evaluate.race_arms([plans[0], too_large, plans[1]], timeout_s=7.0)
+    assert [arm.measurement.outcome for arm in arms] == ["wrong_result", "out_of_resources", "ok"]
+    assert [set(arm.rounds_ms) for arm in arms] == [{7.0}, set(), {7.0}]
+    assert (worker.races, worker.restarts, worker.calls) == (2, 0, [])
+    evaluate.race_arms(plans, fresh=True)
+    assert (worker.races, worker.restarts) == (3, 1)
 
 
 def test_evaluators_say_what_an_entry_needs(builds: Builds, plans: list[Plan]) -> None:
