@@ -16,8 +16,9 @@
     evaluators  what a plan is worth: measured, or predicted
     target      the GPU that is tuned for, in this machine or not
     grid        a space's feasible configs, and which lie next to which
-    study       evaluations on disk, and what Optuna proposes (the only module that imports it)
+    study       evaluations on disk, and what Optuna proposes (only this, storage and stored import it)
     search      which config of a kernel to evaluate next
+    stored      what earlier searches have left, and what they depended on
     compose     complete plans made of tuned kernels
     tune        a problem's kernels, then its plans, then an entry for the cache
     doctor      do entries still hold, here and today?

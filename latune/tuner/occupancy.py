@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latune.cache.entry import Resources
 from latune.codegen.build import Build, KernelBuild
 from latune.gpu import Gpu
 
@@ -12,16 +13,21 @@ _REGISTER_UNIT = 256
 _RESERVED_SHARED_BYTES = 1024
 
 
-def resident_programs(kernel: KernelBuild, gpu: Gpu) -> int:
-    """Programs that fit on one SM by registers, shared memory, threads and blocks; 0: not even one."""
+def programs_by_limit(kernel: KernelBuild | Resources, gpu: Gpu) -> dict[str, int]:
+    """Programs that fit on one SM by its blocks, threads, registers and shared memory, each by itself."""
     limits = gpu.architecture
     registers_of_a_warp = -(-kernel.registers * WARP_SIZE // _REGISTER_UNIT) * _REGISTER_UNIT
-    return min(
-        limits.blocks_per_sm,
-        limits.threads_per_sm // (kernel.num_warps * WARP_SIZE),
-        limits.registers_per_sm // max(registers_of_a_warp * kernel.num_warps, 1),
-        limits.shared_per_sm_bytes // (kernel.shared_bytes + _RESERVED_SHARED_BYTES),
-    )
+    return {
+        "blocks": limits.blocks_per_sm,
+        "threads": limits.threads_per_sm // (kernel.num_warps * WARP_SIZE),
+        "registers": limits.registers_per_sm // max(registers_of_a_warp * kernel.num_warps, 1),
+        "shared memory": limits.shared_per_sm_bytes // (kernel.shared_bytes + _RESERVED_SHARED_BYTES),
+    }
+
+
+def resident_programs(kernel: KernelBuild | Resources, gpu: Gpu) -> int:
+    """Programs that fit on one SM at a time; 0: not even one."""
+    return min(programs_by_limit(kernel, gpu).values())
 
 
 def over_limit(build: Build, gpu: Gpu) -> str | None:

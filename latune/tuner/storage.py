@@ -19,6 +19,7 @@ from latune import paths
 from latune.errors import StudyError
 
 _LOCK_TIMEOUT_S = 60
+_JOURNAL = ".journal"
 
 
 def open_storage(storage: str | None, name: str) -> BaseStorage | str:
@@ -28,16 +29,41 @@ def open_storage(storage: str | None, name: str) -> BaseStorage | str:
         storage: a database URL, a journal file, or the folder for one; None: under the user's cache root.
         name: the study's; a journal of its own is named after it.
     """
-    if storage is not None and "://" in storage:
+    if _is_url(storage):
         return storage
-    path = paths.studies() if storage is None else Path(storage)
-    path = path if path.suffix and not path.is_dir() else path / f"{name}.journal"
+    folder = _folder(storage)
+    path = Path(str(storage)) if folder is None else folder / f"{name}{_JOURNAL}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # The operating system releases this lock when its holder is killed; Optuna's own would be waited for.
     lock = FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
     with lock:
         _mend(path)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+
+
+def study_names(storage: str | None, prefix: str) -> list[str]:
+    """Names of the studies in a storage that begin with ``prefix``, in alphabetical order; none where there is no such storage.
+
+    Args:
+        storage: see ``open_storage``.
+    """
+    if not _is_url(storage) and (folder := _folder(storage)) is not None:
+        names = [path.name.removesuffix(_JOURNAL) for path in folder.glob(f"*{_JOURNAL}")]
+    elif _is_url(storage) or Path(str(storage)).is_file():
+        names = optuna.get_all_study_names(open_storage(storage, ""))
+    else:
+        names = []
+    return sorted(name for name in names if name.startswith(prefix))
+
+
+def _is_url(storage: str | None) -> bool:
+    return storage is not None and "://" in storage
+
+
+def _folder(storage: str | None) -> Path | None:
+    """Where studies have a journal each; None: they share a file."""
+    path = paths.studies() if storage is None else Path(storage)
+    return None if path.suffix and not path.is_dir() else path
 
 
 @contextmanager

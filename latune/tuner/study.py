@@ -47,10 +47,8 @@ class Study:
             if fresh and name in optuna.get_all_study_names(opened):
                 optuna.delete_study(study_name=name, storage=opened)
             self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
-            stored = [_thaw(trial) for trial in self._study.get_trials(deepcopy=False)]
-        # Runs beside each other may both have evaluated one config.
-        first = {trial.config: trial for trial in reversed(stored) if trial.config in grid}
-        self.trials = list(reversed(first.values()))
+            stored = trials_of(self._study)
+        self.trials = [trial for trial in stored if trial.config in grid]
 
     def add(self, trial: Trial) -> None:
         """Keeps one more evaluation.
@@ -61,6 +59,13 @@ class Study:
         with storage_errors(self._storage):
             self._study.add_trial(_freeze(self._grid, trial))
         self.trials.append(trial)
+
+
+def trials_of(study: optuna.Study) -> list[Trial]:
+    """The evaluations that a study holds, in their order; the first of a config that runs beside each other both evaluated."""
+    stored = [_thaw(trial) for trial in study.get_trials(deepcopy=False)]
+    first = {trial.config: trial for trial in reversed(stored)}
+    return list(reversed(first.values()))
 
 
 def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:

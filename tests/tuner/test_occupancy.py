@@ -8,7 +8,7 @@ import pytest
 
 from latune.codegen.build import Build
 from latune.gpu import find_gpu
-from latune.tuner.occupancy import over_limit, resident_programs
+from latune.tuner.occupancy import over_limit, programs_by_limit, resident_programs
 
 H200, A10 = find_gpu("h200"), find_gpu("a10")
 
@@ -27,6 +27,11 @@ H200, A10 = find_gpu("h200"), find_gpu("a10")
 )
 def test_what_limits_the_programs_of_an_sm(fake_builds: ModuleType, figures: dict[str, int], expected: int) -> None:
     assert resident_programs(fake_builds.kernel("o_kernel", **figures), H200) == expected
+
+
+def test_each_limit_is_told_by_name(fake_builds: ModuleType) -> None:
+    kernel = fake_builds.kernel("o_kernel", registers=129, shared_bytes=100_000, num_warps=4)
+    assert programs_by_limit(kernel, H200) == {"blocks": 32, "threads": 16, "registers": 3, "shared memory": 2}
 
 
 def test_an_sm_of_another_kind_holds_less(fake_builds: ModuleType) -> None:
