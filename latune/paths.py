@@ -49,3 +49,7 @@ def generated() -> Path:
 
 def studies() -> Path:
     return user_root() / "studies"
+
+
+def regrets() -> Path:
+    return user_root() / "regrets"

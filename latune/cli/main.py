@@ -8,6 +8,7 @@ import click
 
 from latune.cli.bench import bench
 from latune.cli.doctor import doctor
+from latune.cli.explain import explain
 from latune.cli.generate import generate
 from latune.cli.gpus import gpus
 from latune.cli.regret import regret
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (tune, show, generate, verify, doctor, bench, regret, gpus):
+for command in (tune, show, explain, generate, verify, doctor, bench, regret, gpus):
     cli.add_command(command)
 
 

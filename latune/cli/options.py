@@ -107,6 +107,11 @@ def trials_option(command: Command) -> Command:
     return click.option("--trials", type=kind, help=f"Evaluations of each kernel.  [default: {text}]")(command)
 
 
+def storage_option(command: Command) -> Command:
+    text = "Where evaluations are kept: a database or a journal file."
+    return click.option("--storage", metavar="URL", help=text)(command)
+
+
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")(command)
 

@@ -90,11 +90,11 @@ def plan_lines(plan: Plan) -> str:
     kernels: dict[Config, list[str]] = {}
     for step in plan.steps:
         kernels.setdefault(step.config, []).append(step.kernel)
-    lines = [f"{', '.join(names)}: {_config(config)}" for config, names in kernels.items()]
+    lines = [f"{', '.join(names)}: {config_text(config)}" for config, names in kernels.items()]
     return "\n".join([*lines, *(["launches chained"] if plan.is_chained else [])])
 
 
-def _config(config: Config) -> str:
+def config_text(config: Config) -> str:
     """Choices by value alone, numbers by name."""
     words = [config.algorithm, *(value for _, value in config.choices)]
     words += [f"{name}={value}" for name, value in (*config.constexprs, *config.options)]

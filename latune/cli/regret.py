@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +22,11 @@ from latune.cli.options import (
     trials_option,
     workers_option,
 )
-from latune.cli.output import json_text, milliseconds, print_table, say, write_text
+from latune.cli.output import milliseconds, print_table, say
+from latune.cli.regrets import RegretFile
 from latune.cli.session import INTERRUPTED
 from latune.cli.shapes import Shape, problems_of
 from latune.cli.starts import starts_of
-from latune.codegen.templates import templates_sha256
-from latune.errors import LatuneError
 from latune.ops.dispatch import resolve
 from latune.problem import Problem
 from latune.tuner.regret import Regret, regret_of
@@ -68,14 +66,18 @@ def regret(
 ) -> None:
     """Tunes each shape afresh and compares what the cache's ladder serves it with, in one race.
 
-    The fresh results are not written to the cache. Ends with the median and the worst regret: how much longer the served
-    plan takes.
+    The fresh results are not written to the cache; the regrets are kept under its root, for `latune explain`. Ends with the
+    median and the worst regret: how much longer the served plan takes.
     """
     if preset is None and not shapes:
         preset = _PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
     with open_target(chosen_gpu(gpu_name).name, workers=workers) as target:
-        known = {} if json_path is None else _read(json_path, target)
+        files = [RegretFile.kept(target.gpu, target.evidence)]
+        known: dict[str, Regret] = {}
+        if json_path is not None:
+            files.append(RegretFile.open(json_path, target.gpu, target.evidence))
+            known |= files[-1].by_problem
         try:
             for number, problem in enumerate(problems, start=1):
                 served = resolve(problem, target.gpu)
@@ -84,8 +86,8 @@ def regret(
                 settings = Settings(trials=trials or TRIALS[target.evidence])
                 known[str(problem)] = found = _measure(problem, served, target, settings)
                 say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
-                if json_path is not None:
-                    write_text(json_path, json_text(_document(target, list(known.values()))) + "\n")
+                for file in files:
+                    file.add(found)
         except KeyboardInterrupt:
             say("interrupted: with --json the same command goes on from here")
     measured = [known[str(problem)] for problem in problems if str(problem) in known]
@@ -96,39 +98,6 @@ def regret(
 
 def _measure(problem: Problem, served: Resolution, target: Target, settings: Settings) -> Regret:
     return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
-
-
-def _document(target: Target, regrets: Sequence[Regret]) -> dict[str, object]:
-    worst = max(regrets, key=lambda regret: regret.share)
-    return {
-        "gpu": target.gpu.name,
-        "evidence": target.evidence,
-        "templates_sha256": templates_sha256(),
-        "median": statistics.median(regret.share for regret in regrets),
-        "worst": {"problem": worst.problem, "regret": worst.share},
-        "regrets": [regret.to_json() for regret in regrets],
-    }
-
-
-def _read(path: Path, target: Target) -> dict[str, Regret]:
-    """By problem, what an earlier run on this GPU and these templates wrote; nothing where there is no file.
-
-    Raises:
-        LatuneError: the file is no such document, or another GPU's or other templates', or its folder is not there.
-    """
-    if not path.exists():
-        if not path.parent.is_dir():
-            raise LatuneError(f"cannot write {path}: there is no folder {path.parent}; give a path you can write to")
-        return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        regrets = [Regret(**fields) for fields in document["regrets"]]
-        made = tuple(document[name] for name in ("gpu", "evidence", "templates_sha256"))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise LatuneError(f"{path}: expected what `latune regret --json` wrote, got {error!r}; name another file") from error
-    if made != (target.gpu.name, target.evidence, templates_sha256()):
-        raise LatuneError(f"{path} is of {made[0]}, {made[1]}, or of other templates: name another file, or remove it")
-    return {regret.problem: regret for regret in regrets}
 
 
 def _print(regrets: Sequence[Regret]) -> None:

@@ -20,6 +20,7 @@ from latune.cli.options import (
     states_options,
 )
 from latune.cli.output import milliseconds, plan_lines, print_json, print_table, say, share_of_roof
+from latune.cli.resolutions import resolution_json, resolution_lines, resources_text
 from latune.cli.shapes import Shape, problems_of
 from latune.codegen.render import plan_sha256
 from latune.gpu import Gpu
@@ -59,7 +60,7 @@ def show(
     problems = problems_of(shapes, direction=direction, dtype=dtype, decay=decay, **states)
     resolutions = [(problem, resolve(problem, gpu)) for problem in problems]
     if as_json:
-        print_json({"gpu": gpu.name, "resolutions": [_resolution_json(*pair) for pair in resolutions]})
+        print_json({"gpu": gpu.name, "resolutions": [resolution_json(*pair) for pair in resolutions]})
         return
     click.echo("\n\n".join(_resolution_text(*pair) for pair in resolutions))
 
@@ -83,35 +84,13 @@ def _entry_row(entry: Entry) -> list[str]:
     return [str(entry.bucket), milliseconds(median_ms), roof, evidence, plan_lines(entry.plan), entry.tuned_at]
 
 
-def _resolution_json(problem: Problem, resolution: Resolution) -> dict[str, object]:
-    entry = resolution.entry
-    return {
-        "problem": str(problem),
-        "bucket": problem.bucket().to_json(),
-        "step": resolution.step,
-        "why": resolution.why,
-        "plan": resolution.plan.to_json(),
-        "entry": None if entry is None else entry.to_json(),
-        "candidates": [{"plan": plan.to_json(), "why": why} for plan, why in resolution.candidates],
-        "tune": tune_command(problem, resolution.gpu),
-    }
-
-
 def _resolution_text(problem: Problem, resolution: Resolution) -> str:
-    lines = [f"{problem} on {resolution.gpu.title}", f"  step: {resolution.step}", f"  why: {resolution.why}", "  plan:"]
-    lines += [f"    {line}" for line in plan_lines(resolution.plan).splitlines()]
+    lines = resolution_lines(problem, resolution)
     if resolution.entry is not None:
-        lines += ["  resources, as compiled for the entry's shape:", *_resource_lines(resolution.entry)]
+        lines += ["  resources, as compiled for the entry's shape:"]
+        lines += [f"    {resources_text(kernel)}" for kernel in resolution.entry.resources]
     lines += ["  candidates, in the order in which they would be tried:"]
     lines += [f"    {number}. {why}" for number, (_, why) in enumerate(resolution.candidates, start=1)]
     if resolution.step != "exact":
         lines += [f"  tune it: {tune_command(problem, resolution.gpu)}"]
     return "\n".join(lines)
-
-
-def _resource_lines(entry: Entry) -> list[str]:
-    return [
-        f"    {kernel.name}: {kernel.registers} registers and {kernel.spill_bytes} bytes spilled a thread, "
-        f"{kernel.shared_bytes} bytes of shared memory, {kernel.num_warps} warps"
-        for kernel in entry.resources
-    ]

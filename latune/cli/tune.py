@@ -20,6 +20,7 @@ from latune.cli.options import (
     preset_option,
     shapes_option,
     states_options,
+    storage_option,
     trials_option,
     workers_option,
 )
@@ -52,7 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "that was transferred.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed and same cache, same search.")
-@click.option("--storage", metavar="URL", help="Where evaluations are kept: a database or a journal file.")
+@storage_option
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep what earlier runs found, or begin anew.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="The folder to write to, not the user's cache."

@@ -171,10 +171,17 @@ def _warn(text: str) -> None:
 
 def tune_command(problem: Problem, gpu: Gpu) -> str:
     """The command line that tunes exactly this problem."""
+    return f"latune tune {problem_options(problem, gpu)}"
+
+
+def problem_options(problem: Problem, gpu: Gpu) -> str:
+    """The options by which a command line means exactly this problem on this GPU."""
     shape = ",".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
-    options = f"--shape {shape} --dtype {problem.dtype} --direction {problem.direction} --decay {problem.decay}"
+    options = (
+        f"--gpu {gpu.name} --shape {shape} --dtype {problem.dtype} --direction {problem.direction} --decay {problem.decay}"
+    )
     flags = {"--initial-state": problem.has_initial_state, "--final-state": problem.needs_final_state}
-    return " ".join(["latune tune --gpu", gpu.name, options, *(flag for flag, given in flags.items() if given)])
+    return " ".join([options, *(flag for flag, given in flags.items() if given)])
 
 
 @functools.cache

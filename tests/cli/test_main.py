@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SURFACE = {
     "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json", "--plots", "--from"],
     "doctor": ["--shape", "--preset", "--time-budget", "--workers/--jobs", "--json"],
+    "explain": [
+        "shape",
+        "--gpu",
+        "--dtype",
+        "--direction",
+        "--decay",
+        "--initial-state",
+        "--final-state",
+        "--storage",
+        "--json",
+    ],
     "generate": [
         "--gpu",
         "--shape",
@@ -66,6 +77,7 @@ SURFACE = {
 DEFAULTS = {
     "bench": {"dtype": "bf16", "direction": "both", "decay": "constant"},
     "doctor": {"time_budget_s": "60s"},
+    "explain": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
     "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},
     "gpus": {},
     "regret": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
@@ -103,9 +115,10 @@ def test_defaults_are_frozen():
 def test_every_command_and_option_has_help(run, command):
     shown = run(command, "--help")
     assert shown.exit_code == 0 and cli.commands[command].help and cli.commands[command].short_help
-    for option in cli.commands[command].params:
-        assert isinstance(option, click.Option) and option.help, option.name
-        assert option.opts[-1] in shown.stdout
+    for param in cli.commands[command].params:
+        name = param.opts[-1] if isinstance(param, click.Option) else f"{param.human_readable_name} ("
+        assert not isinstance(param, click.Option) or param.help, name
+        assert name in shown.stdout
 
 
 def test_every_command_has_its_row_in_the_readme():

@@ -7,6 +7,12 @@ import json
 import pytest
 
 from latune.cli import regret as command
+from latune.cli import regrets
+from latune.cli.regrets import RegretFile
+from latune.gpu import find_gpu
+from latune.tuner.regret import Regret
+
+A100 = find_gpu("a100")
 
 SHAPES = ("--gpu", "a100", "--shape", "1,2,200,64", "--shape", "1,3,300,64", "--direction", "fwd", "--trials", "3")
 
@@ -35,6 +41,9 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     assert measured == ["fwd 1,3,300,64,64 bf16 decay=constant"]
     assert json.loads(path.read_text(encoding="utf-8"))["regrets"][0] == only
 
+    kept = json.loads((tmp_path / "root" / "regrets" / "nvidia-a100-static.json").read_text(encoding="utf-8"))
+    assert kept == json.loads(path.read_text(encoding="utf-8"))
+
     document["regrets"][0]["served"] = "an entry that is no longer there"
     path.write_text(json.dumps(document), encoding="utf-8")
     assert run("regret", *SHAPES[:4], *SHAPES[6:], "--json", str(path)).exit_code == 0
@@ -44,8 +53,8 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "expected what `latune regret --json` wrote"),
-        ('{"regrets": [{"problem": "x"}]}', "expected what `latune regret --json` wrote"),
+        ("{", "expected what `latune regret` wrote"),
+        ('{"regrets": [{"problem": "x"}]}', "expected what `latune regret` wrote"),
         ('{"regrets": [], "gpu": "a100", "evidence": "static", "templates_sha256": "x"}', "or of other templates"),
         ('{"regrets": [], "gpu": "h100", "evidence": "measured", "templates_sha256": "x"}', "is of h100, measured"),
     ],
@@ -70,3 +79,14 @@ def test_ctrl_c_keeps_what_is_measured(run, tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_written_is_known_before_the_search(run, tmp_path):
     result = run("regret", *SHAPES, "--json", str(tmp_path / "missing" / "regret.json"))
     assert result.exit_code == 1 and "there is no folder" in result.stderr
+
+
+def test_what_was_kept_of_other_templates_is_forgotten(tmp_path, monkeypatch):
+    fields = {"step": "exact", "served": "x", "served_ms": 1.1, "tuned_ms": 1.0, "served_plan": "o", "tuned_plan": "o"}
+    old, new, newest = (Regret(problem=problem, **fields) for problem in ("old", "new", "newest"))
+    RegretFile.kept(A100, "static").add(old)
+    monkeypatch.setattr(regrets, "templates_sha256", lambda: "other")
+    RegretFile.kept(A100, "static").add(new)
+    RegretFile.kept(A100, "static").add(newest)
+    assert RegretFile.kept(A100, "static").by_problem == {"new": new, "newest": newest}
+    assert RegretFile.kept(A100, "measured").by_problem == {}
