@@ -17,7 +17,7 @@ from latune.codegen.parameters import (
     read_parameters,
     read_starts,
 )
-from latune.codegen.space_file import read_space_file
+from latune.codegen.space_file import SpaceFile, read_space_file
 from latune.config import Config
 from latune.errors import SpaceError
 from latune.gpu import Gpu
@@ -46,6 +46,22 @@ class Space:
     constraints: tuple[Constraint, ...]
     defaults: Mapping[str, str | int | Expression]
     starts: tuple[Mapping[str, str | int], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, file: SpaceFile, path: Path) -> Space:
+        """The space that a file's content, read from ``path``, describes.
+
+        Raises:
+            SpaceError: an expression, a default or a start in it has a mistake.
+        """
+        return cls(
+            name=name,
+            path=path,
+            parameters=tuple(read_parameters(file, path)),
+            constraints=tuple(read_constraints(file, path)),
+            defaults=read_defaults(file, path),
+            starts=tuple(read_starts(file, path)),
+        )
 
     def feasible(self, config: Config, problem: Problem, gpu: Gpu, kernel: Kernel) -> str | None:
         """None for a config of this space, else the reason why it is not one."""
@@ -198,12 +214,4 @@ def load_space(name: str, path: Path | None = None) -> Space:
         )
     if path is not None:
         check_served_by_templates(file, path, read_space_file(shipped))
-    path = path or shipped
-    return Space(
-        name=name,
-        path=path,
-        parameters=tuple(read_parameters(file, path)),
-        constraints=tuple(read_constraints(file, path)),
-        defaults=read_defaults(file, path),
-        starts=tuple(read_starts(file, path)),
-    )
+    return Space.of(name, file, path or shipped)

@@ -115,11 +115,24 @@ def read_space_file(path: Path) -> SpaceFile:
         SpaceError: it cannot be read, is no YAML, or strays from the form.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpaceError(f"{path}: cannot read the search space: {error.strerror}; give the path of a YAML file") from error
+    except ValueError as error:
+        raise _no_yaml(path, error) from error
+    return parse_space_file(text, path)
+
+
+def parse_space_file(text: str, path: Path) -> SpaceFile:
+    """As ``read_space_file``, from the text of a space that ``path`` holds.
+
+    Raises:
+        SpaceError: it is no YAML, or strays from the form.
+    """
+    try:
+        content = yaml.load(text, _UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpaceError(f"{path}: expected YAML in UTF-8, got: {' '.join(str(error).split())}; mend its syntax") from error
+        raise _no_yaml(path, error) from error
     if not isinstance(content, dict):
         keys = ", ".join(SpaceFile.model_fields)
         raise SpaceError(f"{path}: expected a mapping with the keys {keys}, got {type(content).__name__}; write those keys")
@@ -127,6 +140,10 @@ def read_space_file(path: Path) -> SpaceFile:
         return SpaceFile.model_validate(content)
     except ValidationError as error:
         raise SpaceError(f"{path}: {_sentence(error.errors()[0])}{_others(error.error_count())}") from error
+
+
+def _no_yaml(path: Path, error: Exception) -> SpaceError:
+    return SpaceError(f"{path}: expected YAML in UTF-8, got: {' '.join(str(error).split())}; mend its syntax")
 
 
 def _sentence(error: ErrorDetails) -> str:
