@@ -84,6 +84,12 @@ class Composer:
     def space(self, name: str) -> Space:
         return self.spaces[KERNELS[name].space]
 
+    def grid(self, name: str) -> Grid:
+        """The kernel's space as a grid; made once, since listing a space takes a second."""
+        if name not in self._grids:
+            self._grids[name] = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
+        return self._grids[name]
+
     def compose(self, ranked: Mapping[str, Sequence[Config]], pinned: Sequence[Plan] = ()) -> list[Plan]:
         """Plans of the best kernels, form by form, then the default and those of ``pinned`` that can run here.
 
@@ -151,17 +157,11 @@ class Composer:
         """The config itself where the kernel's space allows it, else the nearest it allows, if possible of the algorithm."""
         if self._feasible(name, config):
             return config
-        grid = self._grid(name)
+        grid = self.grid(name)
         others = {other for other in grid.configs if other.algorithm != config.algorithm}
         nearest = grid.nearest(config.values(), others) or grid.nearest(config.values())
         assert nearest is not None, f"the form's kernels are served, {name} among them"
         return nearest
-
-    def _grid(self, name: str) -> Grid:
-        """Made once a kernel: to list a space takes a second."""
-        if name not in self._grids:
-            self._grids[name] = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
-        return self._grids[name]
 
     @cached_property
     def _grids(self) -> dict[str, Grid]:

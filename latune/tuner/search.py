@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from latune.codegen.space import Space
 from latune.config import Config
-from latune.gpu import Gpu
 from latune.measurement import Measurement
-from latune.plan import Kernel, Plan, Step
+from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 from latune.tuner.study import Study, Trial, propose
@@ -27,6 +25,9 @@ from latune.tuner.study import Study, Trial, propose
 # Of the trials, for the polish.
 _POLISH_SHARE = 0.25
 _POLISHED = 3
+# Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
+# from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
+_BATCHES = 8
 _SEED_STRIDE = 100_003
 # NumPy's generators take seeds of 32 bits.
 _SEEDS = 2**32
@@ -82,18 +83,20 @@ class SearchResult:
         return Counter(trial.measurement.outcome for trial in self.trials)
 
 
+def batch_of(trials: int) -> int:
+    """How many configs a search of so many trials chooses at once."""
+    return max(trials // _BATCHES, 1)
+
+
 def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     ok = [trial for trial in trials if trial.measurement.ok]
     return tuple(sorted(ok, key=lambda trial: (trial.measurement.median_ms, trial.config)))
 
 
 def search(
-    problem: Problem,
-    kernel: Kernel,
-    space: Space,
+    grid: Grid,
     evaluate: Evaluate,
     *,
-    gpu: Gpu,
     trials: int,
     seed: int,
     study_name: str,
@@ -105,15 +108,15 @@ def search(
     batch: int = 1,
     prepare: Callable[[Sequence[Plan]], None] | None = None,
 ) -> SearchResult:
-    """Searches the space, or goes on with the study of that name.
+    """Searches the grid, or goes on with the study of that name.
 
     Args:
-        evaluate: called with a plan of this kernel alone.
+        evaluate: called with a plan of the grid's kernel alone.
         trials: the most evaluations, those of the study's earlier runs included.
         study_name: names problem, GPU, kernel, seed and whatever else a stored evaluation depends on.
         storage: see ``Study``.
         fresh: forget the study's earlier runs.
-        starts: configs to try after the default, before those of the space's file; those outside the space are passed over.
+        starts: configs to try after the default, before those of the space's file; those outside the grid are passed over.
         time_budget_s: begin no evaluation later than this.
         on_trial: called after each evaluation.
         batch: how many configs are chosen at once, from the results of the batches before.
@@ -124,7 +127,6 @@ def search(
         StudyError: evaluations cannot be kept in the storage.
     """
     deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
-    grid = Grid(space, problem, gpu, kernel)
     route = Route(grid=grid, starts=(grid.default, *starts, *grid.starts), trials=trials, seed=seed, batch=batch)
     study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
     resumed = len(study.trials)

@@ -14,17 +14,14 @@ from latune.cache.entry import Entry
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
-from latune.plan import KERNELS, Plan
+from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
-from latune.tuner.search import SearchResult, TrialEvent, search
+from latune.tuner.search import SearchResult, TrialEvent, batch_of, search
 from latune.tuner.target import open_target
 
-# Configs are chosen a batch at a time, for compilers to work beside one another. So many batches leave enough to learn
-# from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
-_BATCHES = 8
 _ALTERNATES = 3
 
 OnTrial = Callable[[TrialEvent], None]
@@ -153,11 +150,8 @@ class _Searches:
     def _search(self, name: str, time_budget_s: float | None) -> SearchResult:
         problem, evaluate, settings = self.composer.problem, self.evaluate, self.settings
         return search(
-            problem,
-            KERNELS[name],
-            self.composer.space(name),
+            self.composer.grid(name),
             evaluate,
-            gpu=evaluate.gpu,
             trials=settings.trials,
             seed=settings.seed,
             study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
@@ -166,7 +160,7 @@ class _Searches:
             starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
-            batch=max(settings.trials // _BATCHES, 1),
+            batch=batch_of(settings.trials),
             prepare=evaluate.prepare,
         )
 

@@ -20,6 +20,7 @@ from latune.gpu import find_gpu
 from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
+from latune.tuner.grid import Grid
 from latune.tuner.search import SearchResult, search
 
 SPACE = """
@@ -83,8 +84,9 @@ def measure(config: Config) -> Measurement:
 def run(journal: Path, call: Callable[[Plan], Measurement] = evaluate, **changes: object) -> SearchResult:
     """The search of this landscape, with its journal (and the space's file) at a given place."""
     journal.parent.mkdir(parents=True, exist_ok=True)
-    options = {"gpu": GPU, "trials": 30, "seed": 0, "study_name": "synthetic", "storage": str(journal)} | changes
-    return search(PROBLEM, KERNEL, options.pop("space", None) or space(journal.parent), call, **options)  # type: ignore[arg-type]
+    options = {"trials": 30, "seed": 0, "study_name": "synthetic", "storage": str(journal)} | changes
+    grid = Grid(options.pop("space", None) or space(journal.parent), PROBLEM, GPU, KERNEL)  # type: ignore[arg-type]
+    return search(grid, call, **options)  # type: ignore[arg-type]
 
 
 def digests(result: SearchResult) -> list[str]:
