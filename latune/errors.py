@@ -6,6 +6,7 @@
     ├── BuildError              a rendered module does not compile for its target
     ├── CacheError              a cache file cannot be read or written as asked
     ├── StudyError              a study's storage cannot be opened, read or written
+    ├── LandscapeError          a file is no landscape, or not a whole one
     ├── WorkerError             the tuner's worker process cannot start, or a problem does not fit its device
     └── UnknownGpuError         no GPU of that name in the catalogue
 
@@ -37,6 +38,10 @@ class CacheError(LatuneError):
 
 class StudyError(LatuneError):
     """A study's storage cannot be opened, read or written."""
+
+
+class LandscapeError(LatuneError):
+    """A file is no landscape, or not a whole one."""
 
 
 class WorkerError(LatuneError):

@@ -11,6 +11,7 @@ from latune.cli.doctor import doctor
 from latune.cli.explain import explain
 from latune.cli.generate import generate
 from latune.cli.gpus import gpus
+from latune.cli.landscape.group import landscape
 from latune.cli.regret import regret
 from latune.cli.show import show
 from latune.cli.tune import tune
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for command in (tune, show, explain, generate, verify, doctor, bench, regret, gpus):
+for command in (tune, show, explain, generate, verify, doctor, bench, regret, landscape, gpus):
     cli.add_command(command)
 
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 Spaces = Mapping[str, Space]
 
+CONFIGS_OF_A_KERNEL = 3
+"""Of a search's fastest, those of which plans are made."""
+
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}
 # The same two streams in two launches, and side by side in one.
 _APART, _BESIDE = ("dk", "dv"), ("dk_dv",)
 _PLANS_OF_A_FORM = 5
-_CONFIGS_OF_A_KERNEL = 3
 _STARTS_OF_A_FORM = 2
 # Between values of PROGRAMS that search spaces know.
 _PROGRAMS_STEP = 32
@@ -147,7 +149,7 @@ class Composer:
     def _plans(self, form: tuple[str, ...], ranked: Mapping[str, Sequence[Config]]) -> Iterator[Plan]:
         """Plans of one form, those first whose kernels rank highest together; siblings share one config."""
         searched = list(dict.fromkeys(map(self._ranked_as, form)))
-        best = [ranked.get(name, ())[:_CONFIGS_OF_A_KERNEL] for name in searched]
+        best = [ranked.get(name, ())[:CONFIGS_OF_A_KERNEL] for name in searched]
         places = product(*(range(len(configs)) for configs in best))
         for place in sorted(places, key=lambda place: (sum(place), place)):
             chosen = {name: configs[index] for name, configs, index in zip(searched, best, place, strict=True)}

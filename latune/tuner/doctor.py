@@ -22,8 +22,7 @@ from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.jobs import Arm
-from latune.tuner.podium import TIE
-from latune.tuner.timing import paired_ratio
+from latune.tuner.timing import TIE, paired_ratio
 
 # Several times what a race of a few plans takes: one that hangs is ended by it.
 _TIMEOUT_S = 60.0

@@ -14,12 +14,9 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.timing import roof_ms
+from latune.tuner.timing import TIE, roof_ms
 
 Raced = Sequence[tuple[Plan, Measurement]]
-
-TIE = 1.01
-"""A plan that takes at most this many times as long as another ties with it."""
 
 
 def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 Sample = Callable[[int], list[float]]
 """Draws that many samples, each the time of one call in ms."""
 
+TIE = 1.01
+"""Times whose ratio is no more than this are as good as each other."""
+
 # Six is the fewest whose extremes are a 95% interval of the median.
 RACE_SAMPLES = 6
 _BATCH_SAMPLES = 64

@@ -1,0 +1,1 @@
+"""``latune landscape``: whole search spaces, recorded and searched again."""

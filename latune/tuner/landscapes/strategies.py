@@ -1,0 +1,106 @@
+"""Ways to search a landscape: latune's own, and those that it has to beat.
+
+Each evaluates so many configs, and then has its fastest raced, of which the winner is chosen, as ``latune tune`` does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+
+import optuna
+
+from latune.config import Config
+from latune.plan import Plan, Step
+from latune.tuner.compose import CONFIGS_OF_A_KERNEL
+from latune.tuner.evaluators import Evaluator
+from latune.tuner.grid import Grid
+from latune.tuner.landscapes.landscape import Landscape
+from latune.tuner.podium import podium
+from latune.tuner.search import Route, batch_of, rank
+from latune.tuner.study import Trial
+
+Search = Callable[[Grid, Evaluator, int, int], list[Trial]]
+"""Of a grid, by an evaluator, with so many trials, from a seed: the trials in order."""
+
+# Of those that the space forbids, which cost nothing, in a row.
+_MOST_REFUSALS = 2000
+
+
+def latune(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
+    """What ``latune tune`` does without winners of neighbours."""
+    return _routed(grid, (grid.default, *grid.starts), evaluate, trials, seed)
+
+
+def without_starts(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
+    """As ``latune``, from the space's default alone: nothing that has won before is known."""
+    return _routed(grid, (grid.default,), evaluate, trials, seed)
+
+
+def at_random(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
+    """Feasible configs, each once, in random order."""
+    chosen = random.Random(seed).sample(grid.configs, min(trials, len(grid.configs)))
+    return [_trial(grid, evaluate, config) for config in chosen]
+
+
+def plain_tpe(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
+    """Optuna's TPE as it comes, each parameter a category; what the space forbids is told so, and costs no trial."""
+    study = _study(seed)
+    done: list[Trial] = []
+    refusals = 0
+    while len(done) < trials and refusals < _MOST_REFUSALS:
+        asked = study.ask()
+        values = {axis.name: asked.suggest_categorical(axis.name, axis.values) for axis in grid.axes}
+        config = _made(grid, values)
+        if config not in grid:
+            refusals += 1
+            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+            continue
+        refusals = 0
+        done.append(_trial(grid, evaluate, config))
+        measurement = done[-1].measurement
+        study.tell(asked, measurement.median_ms, state=None if measurement.ok else optuna.trial.TrialState.PRUNED)
+    return done
+
+
+STRATEGIES: Mapping[str, Search] = {
+    "latune": latune,
+    "without-starts": without_starts,
+    "tpe": plain_tpe,
+    "random": at_random,
+}
+
+
+def chosen(landscape: Landscape, search: Search, evaluate: Evaluator, trials: int, seed: int) -> Config | None:
+    """The config that a search ends with; None where none of its trials was ok."""
+    best = rank(search(landscape.grid, evaluate, trials, seed))
+    configs = list(dict.fromkeys(trial.config for trial in best))[:CONFIGS_OF_A_KERNEL]
+    plans = [_plan(landscape.grid, config) for config in configs]
+    placed = podium(landscape.problem, list(zip(plans, evaluate.race(plans), strict=True)), evaluate)
+    return placed[0][0].steps[0].config if placed else None
+
+
+def _routed(grid: Grid, starts: tuple[Config, ...], evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
+    route = Route(grid=grid, starts=starts, trials=trials, seed=seed, batch=batch_of(trials))
+    done: list[Trial] = []
+    while batch := route.following(done):
+        done += [_trial(grid, evaluate, config) for config in batch]
+    return done
+
+
+def _made(grid: Grid, values: Mapping[str, str | int]) -> Config:
+    """The config of these values, feasible or not; what is no axis has one value."""
+    known = {parameter.name: parameter.values[0] for parameter in grid.space.parameters}
+    return grid.space.make({**known, **values}, grid.problem, grid.gpu, grid.kernel)
+
+
+def _trial(grid: Grid, evaluate: Evaluator, config: Config) -> Trial:
+    return Trial(config=config, measurement=evaluate(_plan(grid, config)))
+
+
+def _plan(grid: Grid, config: Config) -> Plan:
+    return Plan((Step(kernel=grid.kernel.name, config=config),))
+
+
+def _study(seed: int) -> optuna.Study:
+    return optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
