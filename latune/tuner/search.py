@@ -29,6 +29,8 @@ _POLISHED = 3
 # from; the number of compilers has no say, so that a seed chooses the same configs on every machine.
 _BATCHES = 8
 _SEED_STRIDE = 100_003
+# Between looks at what other processes do, when they have all that is left of a batch.
+_POLL_S = 0.2
 # NumPy's generators take seeds of 32 bits.
 _SEEDS = 2**32
 
@@ -122,6 +124,8 @@ def search(
         batch: how many configs are chosen at once, from the results of the batches before.
         prepare: called with each batch's plans before the first of them is evaluated.
 
+    Several processes may search one study at a time: each evaluates what no other does, and all end with the same trials.
+
     Raises:
         SpaceError: the space has no config for this case.
         StudyError: evaluations cannot be kept in the storage.
@@ -145,26 +149,33 @@ def _walk(
     on_trial: Callable[[TrialEvent], None],
     prepare: Callable[[Sequence[Plan]], None],
 ) -> str:
-    """Evaluates what the route says until it ends or the time is up; returns which."""
+    """Evaluates what the route says, and no other process does, until it ends or the time is up; returns which."""
     while batch := route.following(study.trials):
-        plans = [Plan((Step(kernel=route.grid.kernel.name, config=config),)) for config in batch]
-        prepare(plans)
-        for config, plan in zip(batch, plans, strict=True):
+        plans = {config: Plan((Step(kernel=route.grid.kernel.name, config=config),)) for config in batch}
+        prepare(list(plans.values()))
+        known = len(study.trials)
+        for config, place in batch.items():
             if time.monotonic() >= deadline:
                 return "time"
-            study.add(Trial(config=config, measurement=evaluate(plan)))
-            on_trial(_event(route, study.trials))
+            with study.taken(config) as is_taken:
+                if is_taken:
+                    study.add(Trial(config=config, measurement=evaluate(plans[config]), place=place))
+                    on_trial(_event(route, study.trials, config))
+        study.refresh()
+        if len(study.trials) == known:
+            time.sleep(_POLL_S)
     return "trials" if len(study.trials) >= route.trials else "exhausted"
 
 
-def _event(route: Route, trials: Sequence[Trial]) -> TrialEvent:
+def _event(route: Route, trials: Sequence[Trial], config: Config) -> TrialEvent:
+    last = next(trial for trial in trials if trial.config == config)
     return TrialEvent(
         problem=route.grid.problem,
         kernel=route.grid.kernel.name,
         index=len(trials),
         total=route.total,
-        config=trials[-1].config,
-        measurement=trials[-1].measurement,
+        config=last.config,
+        measurement=last.measurement,
         best=next(iter(rank(trials)), None),
     )
 
@@ -192,13 +203,19 @@ class Route:
     def total(self) -> int:
         return min(self.trials, len(self.grid.configs))
 
-    def following(self, trials: Sequence[Trial]) -> list[Config]:
-        """The untried rest of the batch that these trials have reached; empty at the end of the route."""
+    def following(self, trials: Sequence[Trial]) -> dict[Config, int]:
+        """The untried rest of the batch that these trials have reached, with their places; empty at the end of the route.
+
+        Args:
+            trials: in the route's order.
+        """
         begun = len(trials) // self.batch * self.batch
         size = min(self.batch, self.total - begun)
+        first = trials[begun - 1].place + 1 if begun else 0
         tried = {trial.config for trial in trials}
-        batch = islice(self._untried(trials[:begun]), max(size, 0))
-        return [config for config in batch if config not in tried][: max(self.total - len(trials), 0)]
+        batch = enumerate(islice(self._untried(trials[:begun]), max(size, 0)), start=first)
+        rest = [(config, place) for place, config in batch if config not in tried]
+        return dict(rest[: max(self.total - len(trials), 0)])
 
     def _untried(self, trials: Sequence[Trial]) -> Iterator[Config]:
         seen = {trial.config for trial in trials}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
@@ -13,31 +14,40 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from latune.config import Config
 from latune.measurement import Measurement
 from latune.tuner.grid import Grid
+from latune.tuner.leases import Lease
 from latune.tuner.storage import open_storage, storage_errors
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+_MEASUREMENT = "measurement"
+"""What a trial has that stands for an evaluation, and no lease has."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One evaluation of a search."""
+    """One evaluation of a search.
+
+    Attributes:
+        place: where it stands in the search's order, which is not that in which several processes end evaluations.
+    """
 
     config: Config
     measurement: Measurement
+    place: int = 0
 
 
 class Study:
-    """The evaluations of one search, in the order in which they were made, each on disk once ``add`` returns.
+    """The evaluations of one search, in the search's order, each on disk once ``add`` returns.
 
     A trial is stored whole, in one write, when its evaluation has ended: a killed process leaves nothing half done.
-    Stored trials whose config the space no longer allows are left out.
+    Stored trials whose config the space no longer allows are left out. Several processes may work on one study.
 
     Args:
         storage: see ``open_storage``.
         fresh: forget what an earlier run stored under the name.
 
     Raises:
-        StudyError: the storage cannot be opened or read.
+        StudyError: the storage cannot be opened or read; so do all methods.
     """
 
     def __init__(self, grid: Grid, name: str, storage: str | None = None, *, fresh: bool = False) -> None:
@@ -47,25 +57,43 @@ class Study:
             if fresh and name in optuna.get_all_study_names(opened):
                 optuna.delete_study(study_name=name, storage=opened)
             self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes note of what other processes have evaluated."""
+        with storage_errors(self._storage):
             stored = trials_of(self._study)
-        self.trials = [trial for trial in stored if trial.config in grid]
+        self.trials = [trial for trial in stored if trial.config in self._grid]
+
+    @contextmanager
+    def taken(self, config: Config) -> Iterator[bool]:
+        """Whether this process is to evaluate the config: no other has, or is at it, until the block ends."""
+        with storage_errors(self._storage):
+            lease = Lease.take(self._study, config.digest)
+        try:
+            if lease is not None:
+                self.refresh()
+            yield lease is not None and all(trial.config != config for trial in self.trials)
+        finally:
+            if lease is not None:
+                with storage_errors(self._storage):
+                    lease.release()
 
     def add(self, trial: Trial) -> None:
-        """Keeps one more evaluation.
-
-        Raises:
-            StudyError: it cannot be stored.
-        """
+        """Keeps one more evaluation."""
         with storage_errors(self._storage):
             self._study.add_trial(_freeze(self._grid, trial))
-        self.trials.append(trial)
+        self.trials = sorted([*self.trials, trial], key=lambda trial: trial.place)
 
 
 def trials_of(study: optuna.Study) -> list[Trial]:
-    """The evaluations that a study holds, in their order; the first of a config that runs beside each other both evaluated."""
-    stored = [_thaw(trial) for trial in study.get_trials(deepcopy=False)]
+    """The evaluations that a study holds, in the search's order.
+
+    Two processes may both have evaluated a config, when one was taken for dead: the first counts.
+    """
+    stored = [_thaw(trial) for trial in study.get_trials(deepcopy=False) if _MEASUREMENT in trial.user_attrs]
     first = {trial.config: trial for trial in reversed(stored)}
-    return list(reversed(first.values()))
+    return sorted(reversed(first.values()), key=lambda trial: trial.place)
 
 
 def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:
@@ -75,13 +103,15 @@ def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:
         value=trial.measurement.median_ms if ok else None,
         params=_params(grid, trial.config),
         distributions=_distributions(grid),
-        user_attrs={"config": trial.config.to_json(), "measurement": trial.measurement.to_json()},
+        user_attrs={"config": trial.config.to_json(), _MEASUREMENT: trial.measurement.to_json(), "place": trial.place},
     )
 
 
 def _thaw(frozen: FrozenTrial) -> Trial:
-    config, measurement = frozen.user_attrs["config"], frozen.user_attrs["measurement"]
-    return Trial(config=Config.from_json(config), measurement=Measurement.from_json(measurement))
+    attributes = frozen.user_attrs
+    config, measurement = Config.from_json(attributes["config"]), Measurement.from_json(attributes[_MEASUREMENT])
+    # Studies of before there were places are of one process each.
+    return Trial(config=config, measurement=measurement, place=attributes.get("place", frozen.number))
 
 
 def propose(grid: Grid, trials: Sequence[Trial], *, seed: int) -> Iterator[Config]:

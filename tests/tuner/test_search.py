@@ -95,7 +95,9 @@ def test_it_beats_random_search(synthetic: ModuleType, grid: Grid) -> None:
     def searched_ms(seed: int) -> float:
         route, trials = Route(grid=grid, starts=(grid.default,), trials=50, seed=seed, batch=5), []
         while batch := route.following(trials):
-            trials += [Trial(config=config, measurement=synthetic.measure(config)) for config in batch]
+            trials += [
+                Trial(config=config, measurement=synthetic.measure(config), place=place) for config, place in batch.items()
+            ]
         return fastest_ms(trials)
 
     def random_ms(seed: int) -> float:

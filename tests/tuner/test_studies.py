@@ -80,7 +80,7 @@ def test_a_torn_last_line_is_cut_off(synthetic: ModuleType, tmp_path: Path) -> N
     journal = tmp_path / "a.journal"
     synthetic.run(journal, trials=5)
     whole = journal.read_bytes()
-    journal.write_bytes(whole[:-20])
+    journal.write_bytes(whole[: whole.rindex(b'"measurement"') + 20])
     result = synthetic.run(journal, trials=8)
     assert result.resumed == 4
     assert len(result.trials) == 8
@@ -109,7 +109,8 @@ def test_a_config_that_two_runs_evaluated_counts_once(synthetic: ModuleType, tmp
     journal = tmp_path / "a.journal"
     first = synthetic.run(journal, trials=5)
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines, lines[-1]]))
+    last = next(line for line in reversed(lines) if b'"measurement"' in line)
+    journal.write_bytes(b"".join([*lines, last]))
     again = synthetic.run(journal, trials=8)
     assert (again.resumed, len(set(synthetic.digests(again)))) == (5, 8)
     assert again.trials[:5] == first.trials

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import optuna
 
@@ -84,7 +85,7 @@ def _routed(grid: Grid, starts: tuple[Config, ...], evaluate: Evaluator, trials:
     route = Route(grid=grid, starts=starts, trials=trials, seed=seed, batch=batch_of(trials))
     done: list[Trial] = []
     while batch := route.following(done):
-        done += [_trial(grid, evaluate, config) for config in batch]
+        done += [replace(_trial(grid, evaluate, config), place=place) for config, place in batch.items()]
     return done
 
 
