@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
@@ -20,6 +21,8 @@ from latune.errors import StudyError
 
 _LOCK_TIMEOUT_S = 60
 _JOURNAL = ".journal"
+_ATTEMPTS = 5
+_PAUSE_S = 0.1
 
 
 def open_storage(storage: str | None, name: str) -> BaseStorage | str:
@@ -64,6 +67,32 @@ def _folder(storage: str | None) -> Path | None:
     """Where studies have a journal each; None: they share a file."""
     path = paths.studies() if storage is None else Path(storage)
     return None if path.suffix and not path.is_dir() else path
+
+
+def opened_study(name: str, storage: str | None, *, fresh: bool = False) -> optuna.Study:
+    """The study of that name, made if it is not there.
+
+    Args:
+        storage: as in ``open_storage``.
+        fresh: forget what it holds.
+
+    Raises:
+        StudyError: the storage cannot be opened or read.
+    """
+    with storage_errors(storage):
+        for attempt in range(1, _ATTEMPTS):
+            # Processes that make a database's tables, or a study, at the same time stand in each other's way.
+            with suppress(SQLAlchemyError, optuna.exceptions.DuplicatedStudyError):
+                return _opened_once(name, storage, fresh)
+            time.sleep(attempt * _PAUSE_S)
+        return _opened_once(name, storage, fresh)
+
+
+def _opened_once(name: str, storage: str | None, fresh: bool) -> optuna.Study:
+    opened = open_storage(storage, name)
+    if fresh and name in optuna.get_all_study_names(opened):
+        optuna.delete_study(study_name=name, storage=opened)
+    return optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
 
 
 @contextmanager

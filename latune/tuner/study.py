@@ -15,7 +15,7 @@ from latune.config import Config
 from latune.measurement import Measurement
 from latune.tuner.grid import Grid
 from latune.tuner.leases import Lease
-from latune.tuner.storage import open_storage, storage_errors
+from latune.tuner.storage import opened_study, storage_errors
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -52,11 +52,7 @@ class Study:
 
     def __init__(self, grid: Grid, name: str, storage: str | None = None, *, fresh: bool = False) -> None:
         self._grid, self._storage = grid, storage
-        with storage_errors(storage):
-            opened = open_storage(storage, name)
-            if fresh and name in optuna.get_all_study_names(opened):
-                optuna.delete_study(study_name=name, storage=opened)
-            self._study = optuna.create_study(storage=opened, study_name=name, load_if_exists=True)
+        self._study = opened_study(name, storage, fresh=fresh)
         self.refresh()
 
     def refresh(self) -> None:

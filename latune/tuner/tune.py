@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from latune.cache.entry import Entry
 from latune.config import Config
@@ -18,6 +19,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
+from latune.tuner.finals import Finals, Result
 from latune.tuner.podium import entry_of, podium, study_name, with_alternates
 from latune.tuner.search import SearchResult, TrialEvent, batch_of, search
 from latune.tuner.target import open_target
@@ -115,14 +117,32 @@ def tune_problem(
     """As ``tune``, with everything that was found on the way."""
     composer = Composer.of(problem, evaluate, space)
     fitted = tuple(composer.fit(starts))
-    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
-    plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=starts)
+    finals = Finals(study_name(problem, evaluate, settings.seed), settings.storage, fresh=settings.fresh)
+    with finals.in_hand():
+        searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
+        race = partial(_race, composer, evaluate, settings.seed, searches, starts)
+        # After Ctrl-C nobody is waited for.
+        interrupted = any(result.stopped == "interrupted" for result in searches.values())
+        trials = {name: len(result.trials) for name, result in searches.items()}
+        result = race() if interrupted else finals.result(trials, race)
+    return Tuned(entry=result.entry, searches=searches, finalists=result.finalists)
+
+
+def _race(
+    composer: Composer, evaluate: Evaluator, seed: int, searches: Mapping[str, SearchResult], pinned: Sequence[Plan]
+) -> Result:
+    """The final race, of what the searches have found and of ``pinned``.
+
+    Raises:
+        LatuneError: no plan passed.
+    """
+    plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=pinned)
     raced = tuple(zip(plans, evaluate.race(plans), strict=True))
-    placed = podium(problem, raced, evaluate)
+    placed = podium(composer.problem, raced, evaluate)
     if not placed:
         raise LatuneError(_nothing_passed(raced, searches))
-    entry = entry_of(problem, with_alternates(placed, _ALTERNATES), evaluate, seed=settings.seed)
-    return Tuned(entry=entry, searches=searches, finalists=raced)
+    entry = entry_of(composer.problem, with_alternates(placed, _ALTERNATES), evaluate, seed=seed)
+    return Result(entry=entry, finalists=raced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,15 @@ import signal
 import socket
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import ModuleType
 
 import optuna
 import pytest
 
+from latune.codegen.space import Space
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.tuner import leases
@@ -21,6 +24,7 @@ from latune.tuner.leases import Holder, Lease
 
 PROCESSES = 4
 TRIALS = 40
+DIES_IN = 7
 _WORK = 200_000
 
 
@@ -75,21 +79,22 @@ def test_a_holder_elsewhere_holds_as_long_as_an_evaluation_may_take():
     assert not elsewhere.is_gone(60) and elsewhere.is_gone(3600)
 
 
-def searched(synthetic: ModuleType, storage: str, log: Path, *, dies_at: int | None = None) -> None:
-    """One process's part; the one that dies does so within its evaluation of that number."""
-    asked = 0
+def searched(synthetic: ModuleType, space: Space, storage: str, log: Path, together: Barrier, begun: Synchronized) -> None:
+    """One process's part, begun when all have come; whichever begins that evaluation dies within it."""
+    together.wait()
 
     def evaluate(plan: Plan) -> Measurement:
-        nonlocal asked
-        asked += 1
+        with begun.get_lock():
+            begun.value += 1
+            number = begun.value
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{plan.steps[0].config.digest}\n")
-        if asked == dies_at:
+        if number == DIES_IN:
             os.kill(os.getpid(), signal.SIGKILL)
         sum(range(_WORK))
         return synthetic.evaluate(plan)
 
-    synthetic.run(log.with_suffix(".journal"), evaluate, storage=storage, trials=TRIALS, batch=8)
+    synthetic.run(log.with_suffix(".journal"), evaluate, space=space, storage=storage, trials=TRIALS, batch=8)
 
 
 @pytest.mark.parametrize("kind", ["journal", "database"])
@@ -97,12 +102,9 @@ def test_processes_share_a_search_and_survive_one_of_them(synthetic, tmp_path, k
     whole = synthetic.run(tmp_path / "whole.journal", trials=TRIALS, batch=8)
     storage = str(tmp_path / "shared.journal") if kind == "journal" else f"sqlite:///{tmp_path / 'shared.db'}"
     log = tmp_path / "log"
-    processes = [
-        multiprocessing.get_context("fork").Process(
-            target=searched, args=(synthetic, storage, log), kwargs={"dies_at": 3 if number == 0 else None}
-        )
-        for number in range(PROCESSES)
-    ]
+    context, space = multiprocessing.get_context("fork"), synthetic.space(tmp_path)
+    arguments = (synthetic, space, storage, log, context.Barrier(PROCESSES), context.Value("i", 0))
+    processes = [context.Process(target=searched, args=arguments) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
     for process in processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner import target
 from latune.tuner.evaluators import StaticEvaluator
+from latune.tuner.finals import Finals
 from latune.tuner.search import TrialEvent
 from latune.tuner.transfer import transfer_problem
 from latune.tuner.tune import Settings, Tuned, study_name, tune, tune_problem
@@ -272,3 +274,45 @@ def test_a_static_search_compiles_every_candidate(tmp_path: Path) -> None:
     assert (entry.evidence, entry.measurement.samples) == ("static", 0)
     assert entry.resources[-1].registers > 16
     assert entry.resources[-1].name == "o_kernel"
+
+
+def test_a_problem_that_is_tuned_is_not_raced_again(settings: Settings) -> None:
+    first = tuned(FORWARD, Landscape(), settings)
+    again = Landscape()
+    second = tuned(FORWARD, again, settings)
+    assert (again.evaluated, again.raced) == ([], [])
+    assert (second.entry, second.finalists) == (first.entry, first.finalists)
+
+
+@pytest.mark.parametrize("change", [{"trials": TRIALS + 8}, {"fresh": True}])
+def test_more_trials_or_fresh_ones_end_in_a_race_of_their_own(settings: Settings, change: dict[str, object]) -> None:
+    tuned(FORWARD, Landscape(), settings)
+    again = Landscape()
+    tuned(FORWARD, again, replace(settings, **change))
+    assert again.raced
+
+
+def test_of_processes_that_tune_a_problem_one_races(settings: Settings) -> None:
+    context = multiprocessing.get_context("fork")
+    together, raced = context.Barrier(3), context.Value("i", 0)
+
+    def part() -> None:
+        evaluate = Landscape()
+        together.wait()
+        tuned(FORWARD, evaluate, settings)
+        with raced.get_lock():
+            raced.value += len(evaluate.raced) > 0
+
+    processes = [context.Process(target=part) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert ([process.exitcode for process in processes], raced.value) == ([0, 0, 0], 1)
+
+
+def test_a_problem_is_in_hand_while_it_is_tuned(settings: Settings) -> None:
+    finals = Finals(study_name(FORWARD, Landscape(), settings.seed), settings.storage)
+    seen: list[bool] = []
+    tuned(FORWARD, Landscape(), settings, on_trial=lambda _: seen.append(finals.is_taken))
+    assert set(seen) == {True} and not finals.is_taken
