@@ -53,3 +53,7 @@ def studies() -> Path:
 
 def regrets() -> Path:
     return user_root() / "regrets"
+
+
+def logs() -> Path:
+    return user_root() / "logs"

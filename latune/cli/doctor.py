@@ -15,11 +15,11 @@ from latune.cli.entries import entries_alike, entries_of
 from latune.cli.options import (
     DurationType,
     chosen_shapes,
+    jobs_option,
     json_option,
     needed_gpu,
     preset_option,
     shapes_option,
-    workers_option,
 )
 from latune.cli.output import print_json, say
 from latune.cli.presets import DEFAULT_PRESET
@@ -47,13 +47,13 @@ _AHEAD = 16
     show_default=True,
     help="For the whole command: no entry is begun that is likely to end later.",
 )
-@workers_option
+@jobs_option
 @json_option
 def doctor(
     shapes: Sequence[Shape],
     preset: str | None,
     time_budget_s: float,
-    workers: int | None,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Verifies and times entries of this machine's GPU anew, as after an update of the driver or of Triton.
@@ -71,7 +71,7 @@ def doctor(
     deadline = time.monotonic() + time_budget_s
     gpu = needed_gpu("doctor")
     entries = _serving(gpu, shapes, preset)
-    with open_target(gpu.name, workers=workers) as target:
+    with open_target(gpu.name, workers=jobs) as target:
         assert target.worker is not None, "the GPU is in this machine"
         report = target.worker.device()
         warn_of_a_shared_device(report)

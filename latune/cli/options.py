@@ -116,9 +116,9 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")(command)
 
 
-def workers_option(command: Command) -> Command:
+def jobs_option(command: Command) -> Command:
     text = "Builds at a time.  [default: one a CPU core]"
-    return click.option("--workers", "--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
+    return click.option("--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
 
 
 def local_gpu() -> Gpu | None:

@@ -17,10 +17,10 @@ from latune.cli.options import (
     direction_option,
     dtype_option,
     gpu_option,
+    jobs_option,
     preset_option,
     shapes_option,
     trials_option,
-    workers_option,
 )
 from latune.cli.output import milliseconds, print_table, say
 from latune.cli.regrets import RegretFile
@@ -52,7 +52,7 @@ _PRESET = "off-grid"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write JSON to this file after each shape; what it holds is measured again only if something else serves it by now.",
 )
-@workers_option
+@jobs_option
 def regret(
     gpu_name: str,
     shapes: Sequence[Shape],
@@ -62,7 +62,7 @@ def regret(
     decay: str,
     trials: int | None,
     json_path: Path | None,
-    workers: int | None,
+    jobs: int | None,
 ) -> None:
     """Tunes each shape afresh and compares what the cache's ladder serves it with, in one race.
 
@@ -72,7 +72,7 @@ def regret(
     if preset is None and not shapes:
         preset = _PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay)
-    with open_target(chosen_gpu(gpu_name).name, workers=workers) as target:
+    with open_target(chosen_gpu(gpu_name).name, workers=jobs) as target:
         files = [RegretFile.kept(target.gpu, target.evidence)]
         known: dict[str, Regret] = {}
         if json_path is not None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from latune.tuner.jobs import DeviceReport
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
 from latune.tuner.transfer import foresee_transfer, transfer_problem
-from latune.tuner.tune import Settings, Tuned, tune_problem
+from latune.tuner.tune import Settings, Tuned, finals_of, tune_problem
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -91,10 +92,26 @@ class Session:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
         with TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps) as progress:
-            for problem, share_s in self._shares(problems, settings.time_budget_s):
+            left = list(problems)
+            for _, share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)
-                self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=progress.on_trial))
+                with self._next(left, limited) as problem:
+                    self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=progress.on_trial))
+                left.remove(problem)
                 progress.finish(problem)
+
+    @contextmanager
+    def _next(self, left: Sequence[Problem], settings: Settings) -> Iterator[Problem]:
+        """The first problem that no other process has in hand, or the first, to help; a backward pass after its forward one."""
+        forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
+        ready = [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
+        with ExitStack() as hands:
+            # What is begun anew is nobody else's.
+            free = (problem for problem in ready if settings.fresh or hands.enter_context(self._in_hand(problem, settings)))
+            yield next(free, ready[0])
+
+    def _in_hand(self, problem: Problem, settings: Settings) -> AbstractContextManager[bool]:
+        return finals_of(problem, self.target.evaluator(problem, self._folders), settings).in_hand()
 
     def transfer(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """As ``search``, from the winners of neighbouring buckets alone; buckets that have an entry are passed over.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import torch
 
+from latune.cli.crew import crew
 from latune.cli.options import (
     TRIALS,
     DurationType,
@@ -16,13 +20,13 @@ from latune.cli.options import (
     direction_option,
     dtype_option,
     gpu_option,
+    jobs_option,
     json_option,
     preset_option,
     shapes_option,
     states_options,
     storage_option,
     trials_option,
-    workers_option,
 )
 from latune.cli.output import print_json
 from latune.cli.presets import DEFAULT_PRESET
@@ -61,7 +65,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--space", "space_files", type=_FILE, multiple=True, help="A search space of your own; it names its kernel. Repeatable."
 )
-@workers_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that tune together, each on a GPU of its own.",
+)
+@jobs_option
 @json_option
 def tune(
     gpu_name: str,
@@ -80,14 +92,16 @@ def tune(
     resume: bool,
     output: Path | None,
     space_files: Sequence[Path],
-    workers: int | None,
+    workers: int,
+    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Searches the fastest correct kernels and writes them to the cache.
 
     A GPU that is in this machine is measured on. For any other, candidates are compiled and ranked by a model: evidence
     `static`, which never replaces `measured`. Every evaluation is stored: the same command goes on where a killed one
-    stopped. Ctrl-C keeps the best so far and exits with 130.
+    stopped. Beside one that runs, here or on another host with the same --storage, it takes what that has not in hand.
+    Ctrl-C keeps the best so far and exits with 130.
     """
     states = {"initial_state": initial_state, "final_state": final_state}
     if preset is None and not shapes:
@@ -95,8 +109,10 @@ def tune(
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
     if transfer and (trials is not None or storage is not None):
         raise click.UsageError("--transfer searches nothing: expected it without --trials and --storage; leave them out")
+    _check_workers(workers, transfer=transfer, fresh=not resume)
     spaces = _spaces(space_files)
-    with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=workers) as target:
+    jobs = jobs or max(len(os.sched_getaffinity(0)) // workers, 1)
+    with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=jobs) as target:
         settings = Settings(
             trials=trials or TRIALS[target.evidence],
             seed=seed,
@@ -106,7 +122,9 @@ def tune(
         )
         session = Session(target=target, output=output)
         tune_all = session.transfer if transfer else session.search
-        tune_all(session.announce(problems), spaces, settings)
+        announced = session.announce(problems)
+        with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):
+            tune_all(announced, spaces, settings)
     if not as_json:
         session.print_table()
     session.say_what_lost_its_start()
@@ -117,6 +135,18 @@ def tune(
     elif call is not None:
         click.echo(str(call))
     session.exit()
+
+
+def _check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
+    if workers > 1 and (transfer or fresh):
+        other = "--transfer" if transfer else "--fresh"
+        remedy = "leave one out, or begin anew by another --seed"
+        raise click.UsageError(f"expected --workers without {other}, which each process would do for itself: {remedy}")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else workers
+    if workers > gpus:
+        raise click.BadParameter(
+            f"expected at most {gpus}, as many as there are GPUs here, got {workers}", param_hint="--workers"
+        )
 
 
 def _spaces(files: Sequence[Path]) -> dict[str, Space]:

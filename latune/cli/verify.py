@@ -9,7 +9,7 @@ import click
 
 from latune.cache.entry import Entry, Resources
 from latune.cli.entries import entries_of, fail_for, mend_command
-from latune.cli.options import chosen_gpu, gpu_option, json_option, shapes_option, workers_option
+from latune.cli.options import chosen_gpu, gpu_option, jobs_option, json_option, shapes_option
 from latune.cli.output import plan_lines, print_json, print_table, say
 from latune.cli.shapes import Shape
 from latune.codegen.render import plan_sha256, render
@@ -48,9 +48,9 @@ class Verdict:
 @click.command(short_help="Checks the cache's entries.")
 @gpu_option
 @shapes_option("Check the entries of this shape's buckets only.")
-@workers_option
+@jobs_option
 @json_option
-def verify(gpu_name: str, shapes: Sequence[Shape], workers: int | None, as_json: bool) -> None:
+def verify(gpu_name: str, shapes: Sequence[Shape], jobs: int | None, as_json: bool) -> None:
     """Checks the winner of each of a GPU's entries.
 
     With that GPU in this machine every output is compared with float64 references, in a worker process. Elsewhere each
@@ -59,7 +59,7 @@ def verify(gpu_name: str, shapes: Sequence[Shape], workers: int | None, as_json:
     """
     gpu = chosen_gpu(gpu_name)
     entries = entries_of(gpu, shapes)
-    with open_target(gpu.name, workers=workers) as target:
+    with open_target(gpu.name, workers=jobs) as target:
         say(f"verifying {len(entries)} entries for {gpu.title}, {'by running' if target.worker else 'by compiling'} them")
         verdicts = list(_verdicts(entries, target))
     if as_json:

@@ -1,11 +1,13 @@
-"""How the tuning of a problem ends: with one race of its finalists, whose result all processes that tune it share."""
+"""How the tuning of a problem begins and ends, for all processes that tune it: with the same starts, and with one race."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from latune.cache.entry import Entry
 from latune.config import Config
@@ -14,10 +16,11 @@ from latune.plan import Plan, Step
 from latune.tuner.leases import Lease
 from latune.tuner.storage import opened_study, storage_errors
 
-_RESULT = "result"
-_RACE, _PROBLEM = "race", "problem"
-# Between looks at what the process does that has the race.
+_PROBLEM = "problem"
+# Between looks at what another process does.
 _POLL_S = 0.5
+
+Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Result:
         return {"entry": self.entry.to_json(), "finalists": finalists}
 
     @classmethod
-    def from_json(cls, fields: Mapping) -> Result:
+    def from_json(cls, fields: Json) -> Result:
         finalists = ((_plan(each["plan"]), Measurement.from_json(each["measurement"])) for each in fields["finalists"])
         return cls(entry=Entry.from_json(fields["entry"]), finalists=tuple(finalists))
 
@@ -57,23 +60,22 @@ class Finals:
         self._storage = storage
         self._study = opened_study(name, storage, fresh=fresh)
 
-    @property
-    def is_taken(self) -> bool:
-        """Whether a process has the problem in hand."""
-        with storage_errors(self._storage):
-            return Lease.is_held(self._study, _PROBLEM)
-
     @contextmanager
-    def in_hand(self) -> Iterator[None]:
-        """Has the problem in hand until the block ends, for others to begin with other problems."""
+    def in_hand(self) -> Iterator[bool]:
+        """Whether this process is the one that has the problem in hand, until the block ends; others are for other problems."""
         with storage_errors(self._storage):
             lease = Lease.take(self._study, _PROBLEM)
         try:
-            yield
+            yield lease is not None
         finally:
             if lease is not None:
                 with storage_errors(self._storage):
                     lease.release()
+
+    def starts(self, own: Sequence[Plan]) -> list[Plan]:
+        """The plans to start from, which make a search what it is: those of the process that was the first to come."""
+        kept = self._agreed("starts", lambda: {"plans": [plan.to_json() for plan in own]})
+        return [_plan(steps) for steps in kept["plans"]]
 
     def result(self, trials: Mapping[str, int], race: Callable[[], Result]) -> Result:
         """That of the race, run by this process unless another has run it, or does, after searches of as many trials.
@@ -81,31 +83,33 @@ class Finals:
         Args:
             trials: by kernel, how many its search has made.
         """
-        while (kept := self._kept(trials)) is None:
+        made = {"trials": dict(trials)}
+        return Result.from_json(self._agreed("result", lambda: made | race().to_json(), made))
+
+    def _agreed(self, name: str, make: Callable[[], Json], alike: Json = MappingProxyType({})) -> Json:
+        """What is kept under the name, and like ``alike`` where that says something; made by one process where nothing is."""
+        while (kept := self._kept(name, alike)) is None:
             with storage_errors(self._storage):
-                lease = Lease.take(self._study, _RACE)
+                lease = Lease.take(self._study, name)
             if lease is None:
                 time.sleep(_POLL_S)
                 continue
             try:
-                self._raced(trials, race)
+                # Another may have made it while this one came to its turn.
+                if self._kept(name, alike) is None:
+                    made = make()
+                    with storage_errors(self._storage):
+                        self._study.set_user_attr(name, made)
             finally:
                 with storage_errors(self._storage):
                     lease.release()
         return kept
 
-    def _raced(self, trials: Mapping[str, int], race: Callable[[], Result]) -> None:
-        """Races, unless another process has while this one waited for its turn."""
-        if self._kept(trials) is None:
-            result = race()
-            with storage_errors(self._storage):
-                self._study.set_user_attr(_RESULT, {"trials": dict(trials), **result.to_json()})
-
-    def _kept(self, trials: Mapping[str, int]) -> Result | None:
+    def _kept(self, name: str, alike: Json) -> Json | None:
         with storage_errors(self._storage):
-            kept = self._study.user_attrs.get(_RESULT)
-        return Result.from_json(kept) if kept is not None and kept["trials"] == trials else None
+            kept = self._study.user_attrs.get(name)
+        return kept if kept is not None and alike.items() <= kept.items() else None
 
 
-def _plan(steps: list[Mapping]) -> Plan:
+def _plan(steps: Sequence[Json]) -> Plan:
     return Plan.from_steps([Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in steps])

@@ -78,11 +78,6 @@ class Lease:
         own.release()
         return None
 
-    @staticmethod
-    def is_held(study: optuna.Study, candidate: str) -> bool:
-        """Whether any process has the candidate."""
-        return bool(_holding(study, candidate))
-
     def release(self) -> None:
         self.study.tell(self.number, state=TrialState.FAIL)
 

@@ -116,16 +116,20 @@ def tune_problem(
 ) -> Tuned:
     """As ``tune``, with everything that was found on the way."""
     composer = Composer.of(problem, evaluate, space)
+    finals = finals_of(problem, evaluate, settings)
+    starts = finals.starts(starts)
     fitted = tuple(composer.fit(starts))
-    finals = Finals(study_name(problem, evaluate, settings.seed), settings.storage, fresh=settings.fresh)
-    with finals.in_hand():
-        searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
-        race = partial(_race, composer, evaluate, settings.seed, searches, starts)
-        # After Ctrl-C nobody is waited for.
-        interrupted = any(result.stopped == "interrupted" for result in searches.values())
-        trials = {name: len(result.trials) for name, result in searches.items()}
-        result = race() if interrupted else finals.result(trials, race)
+    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
+    race = partial(_race, composer, evaluate, settings.seed, searches, starts)
+    # After Ctrl-C nobody is waited for.
+    interrupted = any(result.stopped == "interrupted" for result in searches.values())
+    result = race() if interrupted else finals.result({name: len(found.trials) for name, found in searches.items()}, race)
     return Tuned(entry=result.entry, searches=searches, finalists=result.finalists)
+
+
+def finals_of(problem: Problem, evaluate: Evaluator, settings: Settings) -> Finals:
+    """Where the processes that tune the problem, under these settings, agree on how that begins and ends."""
+    return Finals(study_name(problem, evaluate, settings.seed), settings.storage, fresh=settings.fresh)
 
 
 def _race(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SURFACE = {
     "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json", "--plots", "--from"],
-    "doctor": ["--shape", "--preset", "--time-budget", "--workers/--jobs", "--json"],
+    "doctor": ["--shape", "--preset", "--time-budget", "--jobs", "--json"],
     "explain": [
         "shape",
         "--gpu",
@@ -49,7 +49,7 @@ SURFACE = {
         "--output",
         "--time-budget",
         "--resume/--fresh",
-        "--workers/--jobs",
+        "--jobs",
     ],
     "landscape replay": ["files", "--strategy", "--trials", "--seeds", "--json"],
     "regret": [
@@ -61,7 +61,7 @@ SURFACE = {
         "--decay",
         "--trials",
         "--json",
-        "--workers/--jobs",
+        "--jobs",
     ],
     "show": ["--gpu", "--shape", "--dtype", "--direction", "--decay", "--initial-state", "--final-state", "--json"],
     "tune": [
@@ -81,10 +81,11 @@ SURFACE = {
         "--resume/--fresh",
         "--output",
         "--space",
-        "--workers/--jobs",
+        "--workers",
+        "--jobs",
         "--json",
     ],
-    "verify": ["--gpu", "--shape", "--workers/--jobs", "--json"],
+    "verify": ["--gpu", "--shape", "--jobs", "--json"],
 }
 
 DEFAULTS = {
@@ -104,6 +105,7 @@ DEFAULTS = {
         "decay": "constant",
         "seed": 0,
         "resume": True,
+        "workers": 1,
     },
     "verify": {"gpu_name": "auto"},
 }

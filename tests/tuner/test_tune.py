@@ -21,10 +21,9 @@ from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner import target
 from latune.tuner.evaluators import StaticEvaluator
-from latune.tuner.finals import Finals
 from latune.tuner.search import TrialEvent
 from latune.tuner.transfer import transfer_problem
-from latune.tuner.tune import Settings, Tuned, study_name, tune, tune_problem
+from latune.tuner.tune import Settings, Tuned, finals_of, study_name, tune, tune_problem
 
 FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
@@ -311,8 +310,20 @@ def test_of_processes_that_tune_a_problem_one_races(settings: Settings) -> None:
     assert ([process.exitcode for process in processes], raced.value) == ([0, 0, 0], 1)
 
 
-def test_a_problem_is_in_hand_while_it_is_tuned(settings: Settings) -> None:
-    finals = Finals(study_name(FORWARD, Landscape(), settings.seed), settings.storage)
-    seen: list[bool] = []
-    tuned(FORWARD, Landscape(), settings, on_trial=lambda _: seen.append(finals.is_taken))
-    assert set(seen) == {True} and not finals.is_taken
+def test_who_comes_later_starts_from_the_same_plans(settings: Settings) -> None:
+    plans = [tuned(FORWARD, Landscape(), settings).entry.plan, *tuned(FORWARD, Landscape(), settings).entry.alternates]
+    elsewhere = replace(settings, seed=1, trials=12)
+    interrupted = tuned(FORWARD, Landscape(interrupt_at=6), elsewhere, starts=plans[:2])
+    resumed = tuned(FORWARD, Landscape(), elsewhere, starts=plans[2:])
+    whole = tuned(FORWARD, Landscape(), replace(elsewhere, storage=f"{settings.storage}.whole.journal"), starts=plans[:2])
+    assert interrupted.interrupted and resumed.searches["o"].trials == whole.searches["o"].trials
+    other = tuned(FORWARD, Landscape(), replace(elsewhere, storage=f"{settings.storage}.other.journal"), starts=plans[2:])
+    assert other.searches["o"].trials != whole.searches["o"].trials
+
+
+def test_one_process_has_a_problem_in_hand(settings: Settings) -> None:
+    ours, theirs = (finals_of(FORWARD, Landscape(), settings) for _ in range(2))
+    with ours.in_hand() as first, theirs.in_hand() as second:
+        assert (first, second) == (True, False)
+    with theirs.in_hand() as second:
+        assert second

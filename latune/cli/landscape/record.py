@@ -16,7 +16,7 @@ from latune.cli.options import (
     decay_option,
     dtype_option,
     gpu_option,
-    workers_option,
+    jobs_option,
 )
 from latune.cli.output import milliseconds, say
 from latune.cli.session import INTERRUPTED
@@ -42,7 +42,7 @@ _LINE_EVERY_S = 10.0
 @click.option("--output", "path", type=_FILE, required=True, help="The file to write, such as fwd.jsonl.gz.")
 @click.option("--time-budget", "time_budget_s", type=DurationType(), help="Stop after it; such as 10m.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep what earlier runs measured, or begin anew.")
-@workers_option
+@jobs_option
 def record(
     gpu_name: str,
     shape: Shape,
@@ -53,7 +53,7 @@ def record(
     path: Path,
     time_budget_s: float | None,
     resume: bool,
-    workers: int | None,
+    jobs: int | None,
 ) -> None:
     """Every config is built, verified and timed, and the fastest are raced again three times.
 
@@ -63,7 +63,7 @@ def record(
     kernel = KERNELS[kernel_name]
     space = load_space(kernel.space, space_file)
     problem = shape.problem(direction=kernel.direction, decay=decay, dtype=dtype)
-    with open_target(chosen_gpu(gpu_name).name, workers=workers) as target:
+    with open_target(chosen_gpu(gpu_name).name, workers=jobs) as target:
         grid = Grid(space, problem, target.gpu, kernel)
         say(f"{len(grid.configs)} configs of {kernel_name}, {problem}, for {target.gpu.title} (evidence: {target.evidence})")
         try:

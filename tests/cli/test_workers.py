@@ -1,0 +1,51 @@
+"""``latune tune --workers``: processes that tune together, without a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from latune.cache.store import read_cache
+from latune.gpu import find_gpu
+
+SHAPES = ("--shape", "1,2,64,32", "--shape", "1,2,128,32", "--shape", "1,2,256,32")
+TRIALS = 4
+
+
+def test_two_processes_share_the_problems(own_cache):
+    command = [sys.executable, "-m", "latune", "tune", "--gpu", "a100", *SHAPES, "--direction", "fwd", "--decay", "none"]
+    command += ["--trials", str(TRIALS), "--workers", "2"]
+    environment = {**os.environ, "LATUNE_CACHE_DIR": str(own_cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (log,) = (own_cache / "logs").iterdir()
+    assert "tuning 3 problems" in log.read_text(encoding="utf-8") and str(log) in done.stderr
+    assert len(read_cache(find_gpu("a100"), [own_cache / "cache"]).entries) == 3
+
+    searches = [path for path in (own_cache / "studies").glob("*.journal") if "-s0-o-" in path.name]
+    assert len(searches) == 3
+    for path in searches:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        (study,) = storage.get_all_studies()
+        trials = storage.get_all_trials(study._study_id)
+        asked = Counter(str(trial.user_attrs["config"]) for trial in trials if "measurement" in trial.user_attrs)
+        assert len(asked) == TRIALS and set(asked.values()) == {1}
+
+
+@pytest.mark.parametrize("other", ["--transfer", "--fresh"])
+def test_what_each_process_would_do_for_itself_is_refused(run, other):
+    result = run("tune", *SHAPES, "--workers", "2", other)
+    assert result.exit_code == 2 and f"expected --workers without {other}" in result.stderr
+
+
+def test_no_more_processes_than_gpus(run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    result = run("tune", *SHAPES, "--workers", "3")
+    assert result.exit_code == 2 and "expected at most 2" in result.stderr
