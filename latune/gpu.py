@@ -44,7 +44,7 @@ class Gpu:
     @property
     def file_stem(self) -> str:
         """The cache file's name without its ending: ``nvidia-h200``."""
-        return self.title.lower().replace(" ", "-")
+        return self.title.lower().replace(" ", "-").replace("/", "-")
 
     @property
     def architecture(self) -> Architecture:

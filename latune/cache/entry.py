@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -13,7 +15,7 @@ from datetime import datetime, timezone
 from latune.cache.node import Node
 from latune.config import Config
 from latune.errors import RenderError
-from latune.gpu import Gpu
+from latune.gpu import ARCHITECTURES, CATALOGUE, Gpu
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Bucket, Problem
@@ -209,13 +211,18 @@ class DeviceCache:
             SchemaError: it is a file of another version of latune.
             ValueError: the text is not such a file; the message names the key at fault.
         """
-        node = Node(_parse(text), "")
-        schema = node.mapping().get("schema", Node(None, "schema"))
-        if schema.value != SCHEMA:
-            other = SchemaError if isinstance(schema.value, int) else ValueError
-            raise other(f"schema: expected {SCHEMA}, got {reprlib.repr(schema.value)}; use the latune that wrote it")
-        found = node.fields("schema", "gpu", "entries")
+        document = _parse(text)
+        if isinstance(document, dict):
+            _check_schema(document.get("schema"))
+        found = Node(document, "").fields("schema", "gpu", "entries")
         return cls.of(_gpu(found["gpu"]), [Entry.from_json(entry.value, entry.where) for entry in found["entries"].items()])
+
+
+def _check_schema(schema: object) -> None:
+    # True is an int, and equal to 1.
+    if type(schema) is not int or schema != SCHEMA:
+        other = SchemaError if type(schema) is int else ValueError
+        raise other(f"schema: expected {SCHEMA}, got {reprlib.repr(schema)}; use the latune that wrote it")
 
 
 def _check_plan(where: str, plan: Plan, direction: str) -> None:
@@ -232,22 +239,52 @@ def _parse(text: str) -> object:
         raise ValueError(f"expected finite numbers, got {constant}")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("the file is nested too deeply") from error
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of a key that comes twice JSON would keep the last, and lose what came before."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"expected each key once in an object, got {reprlib.repr(twice)} twice")
+    return result
+
+
+@functools.cache
+def _keys(kind: type) -> tuple[str, ...]:
+    return tuple(member.name for member in fields(kind))
+
+
 def _gpu(node: Node) -> Gpu:
-    found = node.fields(*(member.name for member in fields(Gpu)))
-    return Gpu(
+    found = node.fields(*_keys(Gpu))
+    gpu = Gpu(
         **{name: found[name].text() for name in ("name", "title", "source")},
         **{name: found[name].integer(1) for name in ("arch", "sms", "memory_gib")},
-        **{name: found[name].number() for name in ("l2_mib", "bandwidth_gbps", "matrix_tflops")},
+        l2_mib=found["l2_mib"].number(),
+        **{name: found[name].positive() for name in ("bandwidth_gbps", "matrix_tflops")},
     )
+    if gpu.arch not in ARCHITECTURES:
+        raise ValueError(f"{node.where}.arch: expected one of {', '.join(map(str, ARCHITECTURES))}, got {gpu.arch}")
+    for listed in CATALOGUE:
+        if listed.name == gpu.name or listed.file_stem == gpu.file_stem:
+            _check_identity(node.where, listed, gpu)
+    # In the file 40 MiB are 40, as they are in the catalogue, not 40.0.
+    return next((listed for listed in CATALOGUE if listed == gpu), gpu)
+
+
+def _check_identity(where: str, listed: Gpu, gpu: Gpu) -> None:
+    """A board may differ from its model in memory, but what has its name or its file has both, and its architecture."""
+    for name in ("name", "file_stem", "arch"):
+        expected, value = getattr(listed, name), getattr(gpu, name)
+        if value != expected:
+            raise ValueError(f"{where}: expected the {name} {expected!r} of {listed.title}, got {reprlib.repr(value)}")
 
 
 def _bucket(node: Node) -> Bucket:
-    found = node.fields(*(member.name for member in fields(Bucket)))
+    found = node.fields(*_keys(Bucket))
     bucket = Bucket(
         **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
         **{name: found[name].integer(1) for name in ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")},
@@ -267,11 +304,11 @@ def _step(node: Node) -> Step:
 
 
 def _config(node: Node) -> Config:
-    found = node.fields(*(member.name for member in fields(Config)))
+    found = node.fields(*_keys(Config))
     return Config.of(
-        found["algorithm"].text(),
-        choices={name: choice.text() for name, choice in found["choices"].mapping().items()},
-        constexprs={name: number.integer() for name, number in found["constexprs"].mapping().items()},
+        found["algorithm"].word(),
+        choices={name: choice.word() for name, choice in found["choices"].mapping().items()},
+        constexprs={name: number.integer(1) for name, number in found["constexprs"].mapping().items()},
         num_warps=found["num_warps"].integer(1),
         num_stages=found["num_stages"].integer(),
         options={name: number.integer() for name, number in found["options"].mapping().items()},
@@ -279,7 +316,7 @@ def _config(node: Node) -> Config:
 
 
 def _measurement(node: Node) -> Measurement:
-    found = node.fields(*(member.name for member in fields(Measurement)))
+    found = node.fields(*_keys(Measurement))
     return node.make(
         Measurement,
         **{name: found[name].text() for name in ("outcome", "detail")},
@@ -290,6 +327,6 @@ def _measurement(node: Node) -> Measurement:
 
 
 def _resources(node: Node) -> Resources:
-    found = node.fields(*(member.name for member in fields(Resources)))
+    found = node.fields(*_keys(Resources))
     numbers = {name: value.integer() for name, value in found.items() if name != "name"}
     return Resources(name=found["name"].text(), **numbers)

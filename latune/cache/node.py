@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+_MOST = 2**53
+"""Whole numbers up to it have a float of their own, and quotients of them are finite."""
+
+_LARGEST = 1e100
+"""Quotients of numbers from its inverse up to it are finite too, and none is zero."""
 
 
 class Node(NamedTuple):
@@ -28,15 +34,17 @@ class Node(NamedTuple):
         fields = self.mapping()
         for name in fields:
             if name not in names:
-                raise ValueError(f"{self.where}: unknown key {name!r}; expected {', '.join(names)}")
+                raise ValueError(f"{self._place}: unknown key {reprlib.repr(name)}; expected {', '.join(names)}")
         for name in names:
             if name not in fields:
-                raise ValueError(f"{self.where}: key {name!r} is missing")
+                raise ValueError(f"{self._place}: key {name!r} is missing")
         return fields
 
     def mapping(self) -> dict[str, Node]:
-        """An object with any keys."""
+        """An object whose keys are any words."""
         fields = self._expect(dict, "an object")
+        if not all(map(_is_word, fields)):
+            self._refuse("keys of letters, digits and underscores")
         return {name: Node(value, f"{self.where}.{name}" if self.where else name) for name, value in fields.items()}
 
     def items(self) -> list[Node]:
@@ -44,7 +52,18 @@ class Node(NamedTuple):
         return [Node(value, f"{self.where}[{index}]") for index, value in enumerate(values)]
 
     def text(self) -> str:
-        return self._expect(str, "a string")
+        """A string that a terminal shows as it is, and that has an encoding."""
+        value = self._expect(str, "a string")
+        if not value.isprintable():
+            self._refuse("a string of printable characters")
+        return value
+
+    def word(self) -> str:
+        """A string that may stand in generated code: a name in ASCII."""
+        value = self._expect(str, "a string")
+        if not _is_word(value):
+            self._refuse("a word of letters, digits and underscores")
+        return value
 
     def flag(self) -> bool:
         return self._expect(bool, "true or false")
@@ -55,6 +74,8 @@ class Node(NamedTuple):
         # bool is a subclass of int.
         if isinstance(value, bool) or value < least:
             self._refuse(wanted)
+        if value > _MOST:
+            self._refuse(f"an integer <= {_MOST}")
         return value
 
     def number(self) -> float:
@@ -68,7 +89,13 @@ class Node(NamedTuple):
             value = math.inf
         if not (math.isfinite(value) and value >= 0):
             self._refuse(wanted)
+        if value and not 1 / _LARGEST <= value <= _LARGEST:
+            self._refuse(f"0 or a number from {1 / _LARGEST:g} to {_LARGEST:g}")
         return value
+
+    def positive(self) -> float:
+        """A finite number that can be divided by."""
+        return self.number() or self._refuse("a number above 0")
 
     def optional(self, read: Callable[[Node], T]) -> T | None:
         """None for ``null``, else what ``read`` reads."""
@@ -86,5 +113,13 @@ class Node(NamedTuple):
             self._refuse(wanted)
         return self.value  # type: ignore[return-value]
 
-    def _refuse(self, wanted: str) -> None:
-        raise ValueError(f"{self.where or 'the file'}: expected {wanted}, got {reprlib.repr(self.value)}")
+    def _refuse(self, wanted: str) -> NoReturn:
+        raise ValueError(f"{self._place}: expected {wanted}, got {reprlib.repr(self.value)}")
+
+    @property
+    def _place(self) -> str:
+        return self.where or "the file"
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and text.isidentifier()

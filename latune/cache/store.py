@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
+import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latune import paths
+from latune.cache import disk
 from latune.cache.entry import EVIDENCE, DeviceCache, Entry, SchemaError
 from latune.errors import CacheError
 from latune.gpu import Gpu
 from latune.problem import Bucket
 
-if TYPE_CHECKING:
-    import filelock
+_LONGEST_REASON = 300
 
-_LOCK_TIMEOUT_S = 60
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a merge has made of a file: its entries by bucket before and after."""
+
+    path: Path
+    before: Mapping[Bucket, Entry]
+    after: Mapping[Bucket, Entry]
 
 
 def read_cache(gpu: Gpu, roots: Sequence[Path] | None = None) -> DeviceCache:
@@ -47,23 +54,33 @@ def read_entries(gpu: Gpu, roots: Sequence[Path] | None = None) -> dict[Bucket, 
 
 
 def write_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None) -> Path:
+    """The path of the file of ``gpu``, into which ``entries`` are merged as by ``merge_entries``.
+
+    Raises:
+        CacheError: as there.
+    """
+    return merge_entries(gpu, entries, folder).path
+
+
+def merge_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None) -> Written:
     """Merges ``entries`` into the file of ``gpu``, atomically and safe against other writers.
 
     Args:
         folder: where the file lies; by default the user's cache.
 
-    Returns:
-        The path of the file.
-
     Raises:
         CacheError: the folder cannot be written to, the file is a newer latune's, or an entry would not read back.
     """
     with _writing(gpu, folder) as path:
-        text = DeviceCache.of(gpu, _merge(_read_or_set_aside(path, gpu), entries)).to_text()
+        before = DeviceCache.of(gpu, _read_or_set_aside(path, gpu))
+        after = DeviceCache.of(gpu, _merge(before.entries.values(), entries))
+        text = after.to_text()
         # A file that would not read back costs its owner every entry in it: let the writer fail instead.
+        disk.check_size(len(text))
         DeviceCache.from_text(text)
-        _replace(path, text)
-    return path
+        with disk.draft(path, text) as draft:
+            draft.replace(path)
+    return Written(path=path, before=before.entries, after=after.entries)
 
 
 def check_writable(gpu: Gpu, folder: Path | None = None) -> None:
@@ -73,10 +90,10 @@ def check_writable(gpu: Gpu, folder: Path | None = None) -> None:
         CacheError: it could not.
     """
     with _writing(gpu, folder) as path:
-        _read_or_set_aside(path, gpu)
-        draft = _draft(path)
-        draft.touch()
-        draft.unlink()
+        text = DeviceCache.of(gpu, _read_or_set_aside(path, gpu)).to_text()
+        # As long as what would be written: an empty file fits a full disk.
+        with disk.draft(path, text):
+            pass
 
 
 @contextmanager
@@ -87,15 +104,15 @@ def _writing(gpu: Gpu, folder: Path | None) -> Iterator[Path]:
     path = cache_path(folder or paths.user_cache(), gpu)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with disk.locked(path):
             yield path
     except filelock.Timeout as error:
-        raise CacheError(f"another process holds {path}.lock for over {_LOCK_TIMEOUT_S} s: end it, or wait") from error
+        raise CacheError(f"another process holds {path}.lock for over {disk.LOCK_TIMEOUT_S} s: end it, or wait") from error
     except OSError as error:
         remedy = "set LATUNE_CACHE_DIR to, or name as output, a folder you can write to"
         raise CacheError(f"cannot write the cache file {path}: {error}; {remedy}") from error
     except ValueError as error:
-        raise CacheError(f"cannot write the cache file {path}: {error}") from error
+        raise CacheError(f"cannot write the cache file {path}: {brief(error)}") from error
 
 
 def prefer(old: Entry, new: Entry) -> Entry:
@@ -115,10 +132,20 @@ def read_file(path: Path, gpu: Gpu) -> DeviceCache:
         OSError: it cannot be read.
         ValueError: it is damaged or another GPU's.
     """
-    cache = _parsed(path.read_text(encoding="utf-8"))
+    cache = read_any(path)
     if cache.gpu.name != gpu.name:
         raise ValueError(f"gpu.name: expected {gpu.name!r}, got {cache.gpu.name!r}")
     return cache
+
+
+def read_any(path: Path) -> DeviceCache:
+    """One cache file as it is, of whichever GPU it says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return _parsed(disk.read_text(path))
 
 
 @functools.lru_cache(maxsize=8)
@@ -151,15 +178,16 @@ def _read(path: Path, gpu: Gpu, *, set_aside: bool) -> list[Entry]:
 
 def _mend(path: Path, gpu: Gpu) -> list[Entry]:
     try:
-        with _locked(path):
+        with disk.locked(path):
             return _read_or_set_aside(path, gpu)
-    except OSError as error:
+    # Another latune's, by now, is no reason to fail either.
+    except (OSError, SchemaError) as error:
         return _ignore(path, error)
 
 
 def _ignore(path: Path, error: Exception) -> list[Entry]:
     state = "another version's" if isinstance(error, SchemaError) else "damaged"
-    _warn_once(f"latune: the cache file {path} is {state}, going on without it: {error}")
+    _warn_once(f"latune: the cache file {path} is {state}, going on without it: {brief(error)}")
     return []
 
 
@@ -178,7 +206,8 @@ def _read_or_set_aside(path: Path, gpu: Gpu) -> list[Entry]:
     except ValueError as error:
         aside = next(name for name in _names_aside(path) if not name.exists())
         path.rename(aside)
-        warnings.warn(f"latune: the cache file {path} is damaged and was set aside as {aside.name}: {error}", stacklevel=2)
+        why = brief(error)
+        warnings.warn(f"latune: the cache file {path} is damaged and was set aside as {aside.name}: {why}", stacklevel=2)
         return []
 
 
@@ -186,28 +215,9 @@ def _names_aside(path: Path) -> Iterable[Path]:
     return (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
 
 
-def _locked(path: Path) -> filelock.BaseFileLock:
-    # `import latune` must stay free of filelock: only writers and damaged files need it.
-    import filelock
-
-    return filelock.FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Puts ``text`` in the file's place in one step; the caller holds the lock, which makes the draft's name its own."""
-    draft = _draft(path)
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp")
+def brief(error: Exception) -> str:
+    """What an error says, in one line, however long a text it quotes from a file."""
+    return textwrap.shorten(str(error)[: 2 * _LONGEST_REASON], _LONGEST_REASON, placeholder=" ...")
 
 
 @functools.cache
