@@ -7,6 +7,7 @@ import warnings
 import click
 
 from latune.cli.bench import bench
+from latune.cli.cache.group import cache
 from latune.cli.doctor import doctor
 from latune.cli.explain import explain
 from latune.cli.generate import generate
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (tune, show, explain, generate, verify, doctor, bench, regret, landscape, gpus):
+for command in (tune, show, explain, generate, verify, doctor, bench, regret, landscape, gpus, cache):
     cli.add_command(command)
 
 

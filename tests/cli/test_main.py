@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SURFACE = {
     "bench": ["--shape", "--preset", "--dtype", "--direction", "--decay", "--json", "--plots", "--from"],
+    "cache diff": ["OLD", "NEW", "--json"],
+    "cache list": ["--json"],
+    "cache merge": ["SOURCE...", "--into", "--json"],
     "doctor": ["--shape", "--preset", "--time-budget", "--jobs", "--json"],
     "explain": [
         "shape",
@@ -90,6 +93,9 @@ SURFACE = {
 
 DEFAULTS = {
     "bench": {"dtype": "bf16", "direction": "both", "decay": "constant"},
+    "cache diff": {},
+    "cache list": {},
+    "cache merge": {},
     "doctor": {"time_budget_s": "60s"},
     "explain": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
     "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},
@@ -111,17 +117,20 @@ DEFAULTS = {
 }
 
 
-def _commands() -> dict[str, click.Command]:
-    """By name, those of a group after the group's."""
+def _commands(group: click.Group = cli, prefix: str = "") -> dict[str, click.Command]:
+    """By name, those of a group behind its own."""
     found: dict[str, click.Command] = {}
-    for name, command in cli.commands.items():
-        inner = command.commands if isinstance(command, click.Group) else {}
-        found |= {f"{name} {of}": each for of, each in inner.items()} or {name: command}
+    for name, command in group.commands.items():
+        inner = _commands(command, f"{prefix}{name} ") if isinstance(command, click.Group) else {f"{prefix}{name}": command}
+        found |= inner
     return found
 
 
 def _surface(command: click.Command) -> list[str]:
-    return ["/".join([*option.opts, *option.secondary_opts]) for option in command.params]
+    return [
+        "/".join([*option.opts, *option.secondary_opts]) if isinstance(option, click.Option) else str(option.metavar)
+        for option in command.params
+    ]
 
 
 def _defaults(command: click.Command) -> dict[str, object]:
@@ -137,12 +146,17 @@ def test_defaults_are_frozen():
     assert {name: _defaults(command) for name, command in _commands().items()} == DEFAULTS
 
 
-@pytest.mark.parametrize("command", sorted(SURFACE))
-def test_every_command_and_option_has_help(run, command):
-    shown, found = run(*command.split(), "--help"), _commands()[command]
-    assert shown.exit_code == 0 and found.help and found.short_help
-    for option in (parameter for parameter in found.params if isinstance(parameter, click.Option)):
-        assert option.help and option.opts[-1] in shown.stdout, option.name
+@pytest.mark.parametrize("name", sorted(SURFACE))
+def test_every_command_and_option_has_help(run, name):
+    command = _commands()[name]
+    shown = run(*name.split(), "--help")
+    assert shown.exit_code == 0 and command.help and command.short_help
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            assert option.opts[-1] in shown.stdout
+        else:
+            assert f"{name} [OPTIONS] {SURFACE[name][0]}" in shown.stdout
 
 
 def test_every_command_has_its_row_in_the_readme():

@@ -11,7 +11,9 @@ from latune.problem import Problem
 
 def valid_entry(problem: Problem, plan: Plan, **changes: object) -> Entry:
     """A valid entry for the bucket of ``problem``, measured and of today's code; ``changes`` replace its fields."""
-    samples = 0 if changes.get("evidence") == "static" else 40
+    static = changes.get("evidence") == "static"
+    errors = tuple((name, 0.002) for name in sorted(plan.outputs))
+    timed = Measurement(outcome="ok", median_ms=0.3, ci_low_ms=0.29, ci_high_ms=0.31, samples=40, errors=errors)
     fields = {
         "bucket": problem.bucket(),
         "batch": problem.batch,
@@ -19,16 +21,14 @@ def valid_entry(problem: Problem, plan: Plan, **changes: object) -> Entry:
         "seqlen": problem.seqlen,
         "plan": plan,
         "alternates": (),
-        "measurement": Measurement(
-            outcome="ok", median_ms=0.3, ci_low_ms=0.29, ci_high_ms=0.31, samples=samples, errors=(("o", 0.002),)
-        ),
+        "measurement": Measurement(outcome="ok", median_ms=0.3) if static else timed,
         "evidence": "measured",
         "resources": tuple(
             Resources(name=f"{step.kernel}_kernel", registers=168, spill_bytes=0, shared_bytes=98304, num_warps=8)
             for step in plan.steps
         ),
         "roof_ms": 0.25,
-        "toolchain": dict.fromkeys(TOOLCHAIN, "1.0"),
+        "toolchain": {**dict.fromkeys(TOOLCHAIN, "1.0"), "protocol": "static-1" if static else "measured-1"},
         "tuned_at": "2026-01-31T12:00:00Z",
         "study": "study",
     }

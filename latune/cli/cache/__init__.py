@@ -1,0 +1,1 @@
+"""``latune cache``: what is done to cache files themselves, one module a command."""

@@ -1,0 +1,21 @@
+"""``latune cache``: the group of its commands."""
+
+from __future__ import annotations
+
+import click
+
+from latune.cli.cache.diff import diff_command
+from latune.cli.cache.list import list_command
+from latune.cli.cache.merge import merge_command
+
+
+@click.group(short_help="Lists, merges and compares cache files.")
+def cache() -> None:
+    """Lists, merges and compares cache files, whichever GPUs they are of.
+
+    The user's are read before those that ship with latune. None is changed but by merge.
+    """
+
+
+for command in (list_command, merge_command, diff_command):
+    cache.add_command(command)
