@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from latune.cache.entry import Entry
 from latune.cache.store import read_cache
@@ -59,5 +60,11 @@ def fail_for(entries: Sequence[Entry], total: int, gpu: Gpu) -> None:
         raise LatuneError(f"{len(entries)} of {total} entries failed: run the commands above to tune them anew")
 
 
-def mend_command(entry: Entry, gpu: Gpu) -> str:
-    return f"{tune_command(entry.problem, gpu)} --fresh"
+def mend_command(entry: Entry, gpu: Gpu, output: Path | None = None) -> str:
+    """The command that tunes the entry anew.
+
+    Args:
+        output: the folder of its file; None: the user's cache.
+    """
+    where = "" if output is None else f" --output {output}"
+    return f"{tune_command(entry.problem, gpu)} --fresh{where}"

@@ -22,7 +22,7 @@ from latune.cli.shapes import Shape, problems_of
 
 
 @click.command(short_help="What serves a shape, what was close, and why.")
-@click.argument("shape", type=ShapeType())
+@click.argument("shape", metavar="SHAPE", type=ShapeType())
 @gpu_option
 @dtype_option
 @direction_option

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 
 import click
 
-from latune.cache.entry import Entry, Resources
-from latune.cli.entries import entries_of, fail_for, mend_command
+from latune.cache.entry import Entry
+from latune.cli.entries import entries_of, fail_for
 from latune.cli.options import chosen_gpu, gpu_option, jobs_option, json_option, shapes_option
 from latune.cli.output import plan_lines, print_json, print_table, say
 from latune.cli.shapes import Shape
+from latune.cli.verdict import Verdict, rebuilt
 from latune.codegen.render import plan_sha256, render
 from latune.errors import BuildError, RenderError
-from latune.gpu import Gpu
 from latune.tuner.evaluators import StaticEvaluator
 from latune.tuner.target import Target, open_target
 
 _COLUMNS = ("bucket", "evidence", "plan", "verdict", "detail")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What came of one entry: ``ok``, ``stale`` (of other code than its plan is generated as now), or how it failed."""
-
-    entry: Entry
-    verdict: str
-    detail: str = ""
-    errors: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict == "ok"
-
-    def to_json(self, gpu: Gpu) -> dict[str, object]:
-        return {
-            "bucket": self.entry.bucket.to_json(),
-            "evidence": self.entry.evidence,
-            "verdict": self.verdict,
-            "detail": self.detail,
-            "errors": dict(self.errors),
-            "mend": None if self.ok else mend_command(self.entry, gpu),
-        }
 
 
 @click.command(short_help="Checks the cache's entries.")
@@ -84,7 +59,9 @@ def _verdicts(entries: Sequence[Entry], target: Target) -> Iterator[Verdict]:
 
 def _verdict(entry: Entry, target: Target) -> Verdict:
     try:
-        return _rebuilt(entry, target) if target.worker is None else _run(entry, target)
+        if target.worker is None:
+            return rebuilt(entry, StaticEvaluator(entry.problem, target.gpu, target.builder))
+        return _run(entry, target)
     except (BuildError, RenderError) as error:
         return Verdict(entry=entry, verdict="compile_error", detail=str(error))
 
@@ -96,33 +73,6 @@ def _run(entry: Entry, target: Target) -> Verdict:
     measurement = target.worker.evaluate(problem, entry.plan, source, ahead=target.ahead(problem))
     detail = measurement.detail or f"{measurement.median_ms:.4g} ms now"
     return Verdict(entry=entry, verdict=measurement.outcome, detail=detail, errors=measurement.errors)
-
-
-def _rebuilt(entry: Entry, target: Target) -> Verdict:
-    """Compiles the plan; another Triton than the entry's may well use other resources, the same one may not."""
-    evaluator = StaticEvaluator(entry.problem, target.gpu, target.builder)
-    built = evaluator(entry.plan)
-    if not built.ok:
-        return Verdict(entry=entry, verdict=built.outcome, detail=built.detail)
-    differences = _differences(entry.resources, evaluator.resources(entry.plan))
-    ours, theirs = evaluator.toolchain["triton"], entry.toolchain["triton"]
-    if differences and ours != theirs:
-        return Verdict(
-            entry=entry, verdict="ok", detail=f"other resources with Triton {ours} than with {theirs}: {differences}"
-        )
-    return Verdict(entry=entry, verdict="other_resources" if differences else "ok", detail=differences)
-
-
-def _differences(stated: Sequence[Resources], built: Sequence[Resources]) -> str:
-    names = [[kernel.name for kernel in kernels] for kernels in (stated, built)]
-    if names[0] != names[1]:
-        return f"kernels {', '.join(names[0])} stated, {', '.join(names[1])} compiled"
-    return "; ".join(
-        f"{one.name}.{name} {value} stated, {getattr(other, name)} compiled"
-        for one, other in zip(stated, built, strict=True)
-        for name, value in asdict(one).items()
-        if value != getattr(other, name)
-    )
 
 
 def _row(verdict: Verdict) -> list[str]:

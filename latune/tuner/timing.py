@@ -121,7 +121,11 @@ def paired_ratio(rounds_ms: Sequence[float], baseline_ms: Sequence[float]) -> tu
 
 def faster_than_physics(median_ms: float, compulsory_bytes: int, copy_gbps: float) -> bool:
     """Whether the call moved its compulsory bytes faster than the device can copy: then it skipped work."""
-    return median_ms < _ROOF_SLACK * roof_ms(compulsory_bytes, copy_gbps)
+    return is_under_roof(median_ms, roof_ms(compulsory_bytes, copy_gbps))
+
+
+def is_under_roof(median_ms: float, roof_ms: float) -> bool:
+    return median_ms < _ROOF_SLACK * roof_ms
 
 
 def roof_ms(compulsory_bytes: int, copy_gbps: float) -> float:

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import Result
-from entries import valid_entry
+from entries import MEASURED_WITH, valid_entry
 from racing import Answer, Racing
 
 from latune import paths
-from latune.cache.entry import TOOLCHAIN, DeviceCache, Entry
+from latune.cache.entry import DeviceCache, Entry
 from latune.cache.resolve import default_plan
 from latune.cache.store import cache_path, write_entries
 from latune.cli import doctor as command
@@ -32,7 +32,7 @@ PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=4, num_heads=32, seqlen=2048, head_dim_k=128, head_dim_v=128
 )
 OTHER = replace(PROBLEM, seqlen=512)
-OLDER = {**dict.fromkeys(TOOLCHAIN, "1.0"), "driver": "0.9"}
+OLDER = {**MEASURED_WITH, "driver": "0.9"}
 REPORT = DeviceReport(
     title="NVIDIA H200",
     arch=90,
@@ -193,7 +193,7 @@ def test_plans_are_compiled_ahead_of_their_turn(machine: Machine, run: Run, monk
 
 
 def test_entries_of_this_toolchain_come_last(machine: Machine, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "measured_toolchain", lambda _: dict.fromkeys(TOOLCHAIN, "1.0"))
+    monkeypatch.setattr(command, "measured_toolchain", lambda _: MEASURED_WITH)
     write_entries(H200, [entry(PROBLEM, toolchain=OLDER, tuned_at="2026-02-01T00:00:00Z")])
     found = json.loads(run("doctor", "--json").stdout)["findings"]
     assert [finding["bucket"]["seqlen"] for finding in found] == [2048, 512]

@@ -19,9 +19,10 @@ SURFACE = {
     "cache diff": ["OLD", "NEW", "--json"],
     "cache list": ["--json"],
     "cache merge": ["SOURCE...", "--into", "--json"],
+    "cache verify": ["[FILE]...", "--no-build", "--jobs", "--json"],
     "doctor": ["--shape", "--preset", "--time-budget", "--jobs", "--json"],
     "explain": [
-        "shape",
+        "SHAPE",
         "--gpu",
         "--dtype",
         "--direction",
@@ -54,7 +55,7 @@ SURFACE = {
         "--resume/--fresh",
         "--jobs",
     ],
-    "landscape replay": ["files", "--strategy", "--trials", "--seeds", "--json"],
+    "landscape replay": ["FILE...", "--strategy", "--trials", "--seeds", "--json"],
     "regret": [
         "--gpu",
         "--shape",
@@ -96,6 +97,7 @@ DEFAULTS = {
     "cache diff": {},
     "cache list": {},
     "cache merge": {},
+    "cache verify": {},
     "doctor": {"time_budget_s": "60s"},
     "explain": {"gpu_name": "auto", "dtype": "bf16", "direction": "both", "decay": "constant"},
     "generate": {"gpu_name": "auto", "dtype": "bf16", "direction": "fwd", "decay": "constant"},

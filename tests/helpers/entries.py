@@ -8,6 +8,9 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 
+MEASURED_WITH = {**dict.fromkeys(TOOLCHAIN, "1.0"), "protocol": "measured-1"}
+"""The toolchain of a measured entry."""
+
 
 def valid_entry(problem: Problem, plan: Plan, **changes: object) -> Entry:
     """A valid entry for the bucket of ``problem``, measured and of today's code; ``changes`` replace its fields."""
@@ -28,7 +31,7 @@ def valid_entry(problem: Problem, plan: Plan, **changes: object) -> Entry:
             for step in plan.steps
         ),
         "roof_ms": 0.25,
-        "toolchain": {**dict.fromkeys(TOOLCHAIN, "1.0"), "protocol": "static-1" if static else "measured-1"},
+        "toolchain": {**MEASURED_WITH, "protocol": "static-1"} if static else MEASURED_WITH,
         "tuned_at": "2026-01-31T12:00:00Z",
         "study": "study",
     }

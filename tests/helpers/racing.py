@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from latune.cache.entry import TOOLCHAIN
+from entries import MEASURED_WITH
+
 from latune.gpu import Gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
@@ -25,7 +26,7 @@ class Racing:
 
     @property
     def toolchain(self) -> dict[str, str | None]:
-        return dict.fromkeys(TOOLCHAIN, "1.0")
+        return dict(MEASURED_WITH)
 
     def race_arms(self, plans: Sequence[Plan], *, fresh: bool = False, timeout_s: float) -> list[Arm]:
         self.races.append((len(plans), fresh))

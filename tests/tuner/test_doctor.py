@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from entries import valid_entry
+from entries import MEASURED_WITH, valid_entry
 from racing import Answer, Racing
 
-from latune.cache.entry import TOOLCHAIN, Entry
+from latune.cache.entry import Entry
 from latune.cache.resolve import default_plan
 from latune.codegen.render import Source
 from latune.errors import WorkerError
@@ -127,8 +127,8 @@ def test_a_winner_that_ends_the_process_fails(examined: Examine) -> None:
 
 def test_versions_that_differ_are_told(examined: Examine, entry: Entry) -> None:
     finding = examined("1.0", "1.1", "1.1", "1.1")
-    assert dict(entry.toolchain) == dict.fromkeys(TOOLCHAIN, "1.0")
-    assert finding.toolchain["triton"] == ("1.0", "2.0") and finding.toolchain["protocol"][0] == "1.0"
+    assert dict(entry.toolchain) == MEASURED_WITH
+    assert finding.toolchain["triton"] == ("1.0", "2.0") and finding.toolchain["protocol"][0] == "measured-1"
     assert finding.toolchain.keys() == {"triton", "latune", "protocol"}
 
 
@@ -219,7 +219,7 @@ def test_a_problem_that_does_not_fit_the_device_is_left_unchecked(plans: list[Pl
 
 
 def test_entries_of_another_toolchain_come_first_and_sizes_take_turns(plans: list[Plan]) -> None:
-    now = dict.fromkeys(TOOLCHAIN, "1.0")
+    now = MEASURED_WITH
     short, long = replace(PROBLEM, seqlen=1024), replace(PROBLEM, seqlen=8192)
     alike = [replace(problem, dtype=dtype) for problem in (short, long) for dtype in ("bf16", "fp16")]
     same = [valid_entry(problem, plans[0]) for problem in alike]

@@ -7,15 +7,16 @@ import click
 from latune.cli.cache.diff import diff_command
 from latune.cli.cache.list import list_command
 from latune.cli.cache.merge import merge_command
+from latune.cli.cache.verify import verify_command
 
 
-@click.group(short_help="Lists, merges and compares cache files.")
+@click.group(short_help="Lists, merges, compares and checks cache files.")
 def cache() -> None:
-    """Lists, merges and compares cache files, whichever GPUs they are of.
+    """Lists, merges, compares and checks cache files, whichever GPUs they are of.
 
     The user's are read before those that ship with latune. None is changed but by merge.
     """
 
 
-for command in (list_command, merge_command, diff_command):
+for command in (list_command, merge_command, diff_command, verify_command):
     cache.add_command(command)

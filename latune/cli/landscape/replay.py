@@ -20,7 +20,7 @@ _LARGEST_SHARE = 0.15
 
 
 @click.command(short_help="Searches recorded landscapes, and says what is found.")
-@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", type=_FILE, nargs=-1, required=True)
 @click.option(
     "--strategy",
     "strategies",
@@ -37,7 +37,7 @@ _LARGEST_SHARE = 0.15
 @click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Searches by each strategy.")
 @json_option
 def replay(files: Sequence[Path], strategies: Sequence[str], trials: int | None, seeds: int, as_json: bool) -> None:
-    """Searches landscapes as if they were measured, with the noise that was recorded.
+    """Searches the landscapes in FILEs as if they were measured, with the noise that was recorded.
 
     For each strategy: the best config's time over that of the one chosen, in the median of the searches and in the worst;
     and how many chose one that is as good as the best, to 1%.

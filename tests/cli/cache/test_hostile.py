@@ -21,6 +21,7 @@ def test_no_command_crashes_over_a_file(own_cache, run, entry_at, tmp_path):
     path.parent.mkdir(parents=True)
     commands = {
         "list": [],
+        "verify": ["--no-build", str(path)],
         "diff": [str(sound), str(path)],
         "merge": [str(path), "--into", str(tmp_path / "into")],
     }
@@ -37,4 +38,4 @@ def test_no_command_crashes_over_a_file(own_cache, run, entry_at, tmp_path):
             if result.exit_code:
                 assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
         assert path.read_text(encoding="utf-8") == text
-    assert codes == {"list": {0}, "diff": {0, 1}, "merge": {0, 1}}
+    assert codes == {"list": {0}, "verify": {0, 1}, "diff": {0, 1}, "merge": {0, 1}}
