@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from latune.config import Config
 from latune.problem import Problem
@@ -161,6 +162,15 @@ class Plan:
         own = (replace(step, config=step.config.without_option(_LAUNCH_PDL)) for step in steps)
         return cls(tuple(own), is_chained=bool(steps) and all(_LAUNCH_PDL in option for option in options))
 
+    @classmethod
+    def from_json(cls, steps: Sequence[Mapping[str, Any]]) -> Plan:
+        """The inverse of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a step lacks something, or has something that none has.
+        """
+        return cls.from_steps([Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in steps])
+
     @property
     def digest(self) -> str:
         text = " ".join(f"{step.kernel}:{step.config.digest}" for step in self._written)
@@ -180,6 +190,11 @@ class Plan:
     def reads_checkpoints(self) -> bool:
         """One of its kernels does; by itself it makes them, unless it is given those that another plan has kept."""
         return any(kernel.reads_checkpoints for kernel in self.kernels)
+
+    @property
+    def stateless(self) -> bool:
+        """One of its kernels reads all rows that it depends on: it neither takes a state nor leaves one."""
+        return any(step.config.algorithm == "parallel" for step in self.steps)
 
     def chained(self) -> Plan:
         return replace(self, is_chained=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from dataclasses import dataclass
 
 from latune.cache.entry import DeviceCache, Entry
@@ -44,7 +44,7 @@ def differences(old: DeviceCache, new: DeviceCache) -> list[Difference]:
 def mean_ratio(old: DeviceCache, new: DeviceCache) -> float | None:
     """How many times as long the new entries take, in the geometric mean of the buckets of both; None where there are none."""
     ratios = [_ratio(entry, new.entries[bucket]) for bucket, entry in old.entries.items() if bucket in new.entries]
-    return math.exp(math.fsum(map(math.log, ratios)) / len(ratios)) if ratios else None
+    return statistics.geometric_mean(ratios) if ratios else None
 
 
 def _ratio(old: Entry, new: Entry) -> float:

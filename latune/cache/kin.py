@@ -22,7 +22,7 @@ def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
     A factored decay is bound to its dtype, whose range its factors may exceed. Without a state the work grows with the square
     of the length, and no state can be taken or left.
     """
-    if _is_stateless(plan) and not _needs_no_state(known, wanted):
+    if plan.stateless and not _needs_no_state(known, wanted):
         return None
     if DTYPE_BYTES[known.dtype] != DTYPE_BYTES[wanted.dtype]:
         return None
@@ -33,10 +33,6 @@ def carried(plan: Plan, known: Bucket, wanted: Bucket) -> Plan | None:
 
 def _is_factored(plan: Plan) -> bool:
     return any(dict(step.config.choices).get("decay_mode") == "factored" for step in plan.steps)
-
-
-def _is_stateless(plan: Plan) -> bool:
-    return any(step.config.algorithm == "parallel" for step in plan.steps)
 
 
 def _needs_no_state(known: Bucket, wanted: Bucket) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -95,20 +95,31 @@ class Session:
             left = list(problems)
             for _, share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)
-                with self._next(left, limited) as problem:
+                with ExitStack() as hands:
+                    try:
+                        problem = self._next(left, limited, hands)
+                    except KeyboardInterrupt:
+                        self.interrupted = True
+                        return
                     self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=progress.on_trial))
                 left.remove(problem)
                 progress.finish(problem)
 
-    @contextmanager
-    def _next(self, left: Sequence[Problem], settings: Settings) -> Iterator[Problem]:
-        """The first problem that no other process has in hand, or the first, to help; a backward pass after its forward one."""
+    def _next(self, left: Sequence[Problem], settings: Settings, hands: ExitStack) -> Problem:
+        """The first problem that no other process has in hand, or the first, to help; a backward pass after its forward one.
+
+        Args:
+            hands: what it enters keeps the problem in hand. What goes wrong with that goes wrong again, and is told, when the
+                problem is tuned.
+        """
         forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
         ready = [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
-        with ExitStack() as hands:
+        try:
             # What is begun anew is nobody else's.
             free = (problem for problem in ready if settings.fresh or hands.enter_context(self._in_hand(problem, settings)))
-            yield next(free, ready[0])
+            return next(free, ready[0])
+        except LatuneError:
+            return ready[0]
 
     def _in_hand(self, problem: Problem, settings: Settings) -> AbstractContextManager[bool]:
         return finals_of(problem, self.target.evaluator(problem, self._folders), settings).in_hand()

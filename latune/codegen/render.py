@@ -108,8 +108,7 @@ def _check(problem: Problem, plan: Plan) -> None:
     for kernel in plan.kernels:
         if kernel.direction != problem.direction:
             raise RenderError(f"cannot render kernel {kernel.name!r} ({kernel.direction}) for a {problem.direction} problem")
-    has_states = problem.has_initial_state or problem.needs_final_state
-    if has_states and any(step.config.algorithm == "parallel" for step in plan.steps):
+    if plan.stateless and (problem.has_initial_state or problem.needs_final_state):
         raise RenderError(f"cannot render {plan} for {problem}: in the parallel form no state can be taken or left")
     if problem.varlen:
         raise RenderError("cannot render a varlen problem: no template serves packed sequences")

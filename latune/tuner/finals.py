@@ -10,9 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from latune.cache.entry import Entry
-from latune.config import Config
 from latune.measurement import Measurement
-from latune.plan import Plan, Step
+from latune.plan import Plan
 from latune.tuner.leases import Lease
 from latune.tuner.storage import opened_study, storage_errors
 
@@ -40,7 +39,7 @@ class Result:
 
     @classmethod
     def from_json(cls, fields: Json) -> Result:
-        finalists = ((_plan(each["plan"]), Measurement.from_json(each["measurement"])) for each in fields["finalists"])
+        finalists = ((Plan.from_json(each["plan"]), Measurement.from_json(each["measurement"])) for each in fields["finalists"])
         return cls(entry=Entry.from_json(fields["entry"]), finalists=tuple(finalists))
 
 
@@ -75,7 +74,7 @@ class Finals:
     def starts(self, own: Sequence[Plan]) -> list[Plan]:
         """The plans to start from, which make a search what it is: those of the process that was the first to come."""
         kept = self._agreed("starts", lambda: {"plans": [plan.to_json() for plan in own]})
-        return [_plan(steps) for steps in kept["plans"]]
+        return [Plan.from_json(steps) for steps in kept["plans"]]
 
     def result(self, trials: Mapping[str, int], race: Callable[[], Result]) -> Result:
         """That of the race, run by this process unless another has run it, or does, after searches of as many trials.
@@ -109,7 +108,3 @@ class Finals:
         with storage_errors(self._storage):
             kept = self._study.user_attrs.get(name)
         return kept if kept is not None and alike.items() <= kept.items() else None
-
-
-def _plan(steps: Sequence[Json]) -> Plan:
-    return Plan.from_steps([Step(kernel=step["kernel"], config=Config.from_json(step["config"])) for step in steps])

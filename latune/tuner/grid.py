@@ -11,7 +11,7 @@ from latune.codegen.parameters import Parameter
 from latune.codegen.space import Space
 from latune.config import Config
 from latune.gpu import Gpu
-from latune.plan import Kernel
+from latune.plan import Kernel, Plan, Step
 from latune.problem import Problem
 
 Values = Mapping[str, str | int]
@@ -58,6 +58,10 @@ class Grid:
         """Six hexadecimal digits of what the axes are; a study holds trials of one grid only."""
         axes = repr([(axis.name, axis.values) for axis in self.axes])
         return hashlib.sha256(axes.encode()).hexdigest()[:6]
+
+    def plan(self, config: Config) -> Plan:
+        """The plan of the grid's kernel alone, under the config."""
+        return Plan((Step(kernel=self.kernel.name, config=config),))
 
     def __contains__(self, config: Config) -> bool:
         return config in self._points

@@ -17,7 +17,7 @@ from itertools import chain, islice
 
 from latune.config import Config
 from latune.measurement import Measurement
-from latune.plan import Plan, Step
+from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 from latune.tuner.study import Study, Trial, propose
@@ -151,7 +151,7 @@ def _walk(
 ) -> str:
     """Evaluates what the route says, and no other process does, until it ends or the time is up; returns which."""
     while batch := route.following(study.trials):
-        plans = {config: Plan((Step(kernel=route.grid.kernel.name, config=config),)) for config in batch}
+        plans = {config: route.grid.plan(config) for config in batch}
         prepare(list(plans.values()))
         known = len(study.trials)
         for config, place in batch.items():

@@ -38,7 +38,8 @@ def arguments(tmp_path):
 
 def test_it_is_recorded_and_searched(run, arguments, tmp_path):
     stopped = run(*arguments, "--time-budget", "0.001s")
-    assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
+    assert stopped.exit_code == 0 and "the time is up: the same command goes on" in stopped.stderr
+    assert stopped.stdout == "" and not (tmp_path / "o.gz").exists()
     recorded = run(*arguments)
     assert recorded.exit_code == 0, recorded.stderr
     assert "8 configs of o" in recorded.stderr and "evidence: static" in recorded.stderr

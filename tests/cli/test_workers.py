@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from latune.cache.store import read_cache
+from latune.cli.session import Session
 from latune.gpu import find_gpu
 
 SHAPES = ("--shape", "1,2,64,32", "--shape", "1,2,128,32", "--shape", "1,2,256,32")
@@ -49,3 +50,18 @@ def test_no_more_processes_than_gpus(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     result = run("tune", *SHAPES, "--workers", "3")
     assert result.exit_code == 2 and "expected at most 2" in result.stderr
+
+
+def test_a_storage_that_cannot_be_used_fails_each_problem_and_not_the_run(run, own_cache):
+    result = run("tune", "--gpu", "a100", *SHAPES[:4], "--direction", "fwd", "--trials", "1", "--storage", "/dev/null/studies")
+    assert result.exit_code == 1 and "2 of 2 problems not tuned" in result.stderr
+    assert all(f"fwd 1,2,{length},32,32 bf16 decay=constant: cannot keep" in result.stderr for length in (64, 128))
+
+
+def test_ctrl_c_between_two_problems_ends_the_run_as_within_one(run, own_cache, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "_in_hand", interrupt)
+    result = run("tune", "--gpu", "a100", *SHAPES[:2], "--direction", "fwd", "--trials", "1")
+    assert result.exit_code == 130 and "goes on from here" in result.stderr

@@ -80,7 +80,7 @@ def record(
             raise click.exceptions.Exit(INTERRUPTED) from None
     if landscape is None:
         say("the time is up: the same command goes on from here")
-        raise click.exceptions.Exit(INTERRUPTED)
+        return
     click.echo(f"{_summary(landscape)}\nwrote {path}")
 
 

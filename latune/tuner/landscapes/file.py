@@ -125,10 +125,10 @@ def _line(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def _identity(landscape: Landscape) -> tuple[object, ...]:
+def _identity(landscape: Landscape) -> Landscape:
     """What points of one landscape have in common, whichever run measured them."""
     versions = {name: landscape.toolchain[name] for name in ("triton", "protocol")}
-    return replace(landscape, points=(), bandwidth_gbps=0.0, toolchain=versions), landscape.evidence
+    return replace(landscape, points=(), bandwidth_gbps=0.0, toolchain=versions)
 
 
 def _no_landscape(path: Path, error: Exception) -> LandscapeError:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from latune.codegen.templates import templates_sha256
 from latune.config import Config
-from latune.plan import Plan, Step
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
 from latune.tuner.landscapes.file import Recording, write_landscape
@@ -86,13 +85,13 @@ def _left(grid: Grid, measured: Collection[Config], evaluate: Evaluator) -> Iter
     random.Random(_ORDER_SEED).shuffle(left)
     batches = [left[first : first + _BATCH] for first in range(0, len(left), _BATCH)]
     for batch, following in zip(batches, [*batches[1:], []], strict=True):
-        evaluate.prepare([_plan(grid, config) for config in batch])
-        evaluate.prepare([_plan(grid, config) for config in following], urgent=False)
+        evaluate.prepare([grid.plan(config) for config in batch])
+        evaluate.prepare([grid.plan(config) for config in following], urgent=False)
         yield from batch
 
 
 def _point(grid: Grid, config: Config, evaluate: Evaluator) -> Point:
-    plan = _plan(grid, config)
+    plan = grid.plan(config)
     measurement = evaluate(plan)
     return Point(config=config, measurement=measurement, resources=evaluate.resources(plan) if measurement.ok else ())
 
@@ -107,11 +106,7 @@ def _raced(grid: Grid, points: Mapping[Config, Point], evaluate: Evaluator) -> t
         order.shuffle(fastest)
         for first in range(0, len(fastest), _ARMS):
             arms = fastest[first : first + _ARMS]
-            for config, measurement in zip(arms, evaluate.race([_plan(grid, config) for config in arms]), strict=True):
+            for config, measurement in zip(arms, evaluate.race([grid.plan(config) for config in arms]), strict=True):
                 if measurement.ok and measurement.median_ms is not None:
                     found[config].append(measurement.median_ms)
     return tuple(replace(points[config], raced_ms=tuple(found.get(config, ()))) for config in grid.configs)
-
-
-def _plan(grid: Grid, config: Config) -> Plan:
-    return Plan((Step(kernel=grid.kernel.name, config=config),))

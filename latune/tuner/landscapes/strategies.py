@@ -12,7 +12,6 @@ from dataclasses import replace
 import optuna
 
 from latune.config import Config
-from latune.plan import Plan, Step
 from latune.tuner.compose import CONFIGS_OF_A_KERNEL
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
@@ -76,7 +75,7 @@ def chosen(landscape: Landscape, search: Search, evaluate: Evaluator, trials: in
     """The config that a search ends with; None where none of its trials was ok."""
     best = rank(search(landscape.grid, evaluate, trials, seed))
     configs = list(dict.fromkeys(trial.config for trial in best))[:CONFIGS_OF_A_KERNEL]
-    plans = [_plan(landscape.grid, config) for config in configs]
+    plans = [landscape.grid.plan(config) for config in configs]
     placed = podium(landscape.problem, list(zip(plans, evaluate.race(plans), strict=True)), evaluate)
     return placed[0][0].steps[0].config if placed else None
 
@@ -96,11 +95,7 @@ def _made(grid: Grid, values: Mapping[str, str | int]) -> Config:
 
 
 def _trial(grid: Grid, evaluate: Evaluator, config: Config) -> Trial:
-    return Trial(config=config, measurement=evaluate(_plan(grid, config)))
-
-
-def _plan(grid: Grid, config: Config) -> Plan:
-    return Plan((Step(kernel=grid.kernel.name, config=config),))
+    return Trial(config=config, measurement=evaluate(grid.plan(config)))
 
 
 def _study(seed: int) -> optuna.Study:
