@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 
 from latune.cache.node import Node
+from latune.cache.standing import Standing
 from latune.config import Config
 from latune.errors import RenderError
 from latune.gpu import ARCHITECTURES, CATALOGUE, Gpu
@@ -66,6 +67,7 @@ class Entry:
         plan: the winner; complete for the bucket's direction.
         alternates: complete plans to fall back to, best first.
         measurement: the winner's outcome; a prediction (``samples`` 0) for evidence ``static``.
+        standing: the winner among what it was raced against; None: nothing, or an older latune did not say.
         evidence: ``measured`` on this GPU, ``transferred`` from another bucket or GPU, or ``static`` (compiled and modelled).
         resources: figures of each kernel in the winner's binary.
         roof_ms: time that no implementation can beat on this GPU; None when unknown.
@@ -82,6 +84,7 @@ class Entry:
     plan: Plan
     alternates: tuple[Plan, ...] = ()
     measurement: Measurement
+    standing: Standing | None = None
     evidence: str
     resources: tuple[Resources, ...]
     roof_ms: float | None = None
@@ -143,6 +146,7 @@ class Entry:
             "plan": self.plan.to_json(),
             "alternates": [plan.to_json() for plan in self.alternates],
             "measurement": self.measurement.to_json(),
+            **({} if self.standing is None else {"standing": asdict(self.standing)}),
             "evidence": self.evidence,
             "resources": [asdict(kernel) for kernel in self.resources],
             "roof_ms": self.roof_ms,
@@ -161,7 +165,7 @@ class Entry:
         """
         node = Node(value, where)
         names = ["shape" if member.name == "batch" else member.name for member in fields(cls)]
-        found = node.fields(*(name for name in names if name not in _SHAPE))
+        found = node.fields(*(name for name in names if name not in (*_SHAPE, "standing")), optional=("standing",))
         return node.make(
             cls,
             bucket=_bucket(found["bucket"]),
@@ -169,6 +173,7 @@ class Entry:
             plan=_plan(found["plan"]),
             alternates=tuple(_plan(plan) for plan in found["alternates"].items()),
             measurement=_measurement(found["measurement"]),
+            standing=Standing.read(found["standing"]) if "standing" in found else None,
             resources=tuple(_resources(kernel) for kernel in found["resources"].items()),
             roof_ms=found["roof_ms"].optional(Node.number),
             toolchain={name: part.optional(Node.text) for name, part in found["toolchain"].mapping().items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -29,12 +29,12 @@ class Node(NamedTuple):
     value: object
     where: str
 
-    def fields(self, *names: str) -> dict[str, Node]:
-        """An object with exactly these keys."""
-        fields = self.mapping()
+    def fields(self, *names: str, optional: Sequence[str] = ()) -> dict[str, Node]:
+        """An object with exactly these keys, and those that are ``optional`` where it has them."""
+        fields, known = self.mapping(), (*names, *optional)
         for name in fields:
-            if name not in names:
-                raise ValueError(f"{self._place}: unknown key {reprlib.repr(name)}; expected {', '.join(names)}")
+            if name not in known:
+                raise ValueError(f"{self._place}: unknown key {reprlib.repr(name)}; expected {', '.join(known)}")
         for name in names:
             if name not in fields:
                 raise ValueError(f"{self._place}: key {name!r} is missing")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from latune.cache.entry import Entry
+from latune.cache.standing import Standing
 from latune.cli.differences import changes_text, config_changes, plan_changes_lines
 from latune.cli.explanation import LISTED_TRIALS, Explanation, Occupancy
 from latune.cli.output import config_text, milliseconds, share_of_roof
 from latune.cli.resolutions import resolution_lines, resources_text
 from latune.ops.dispatch import tune_command
 from latune.tuner.stored import FEWEST_TRIALS, StoredStudy
+from latune.tuner.timing import TIE
 from latune.tuner.transfer import TRANSFERRED
 
 
@@ -29,6 +32,8 @@ def explanation_text(explanation: Explanation) -> str:
 
 def _entry_lines(entry: Entry) -> Iterator[str]:
     yield f"  time: {_time(entry)}"
+    if entry.standing is not None:
+        yield f"  race: {_standing(entry.standing)}"
     yield f"  tuned: on {entry.problem}, {entry.evidence}, {entry.tuned_at}"
     yield f"  toolchain: {', '.join(f'{name} {version}' for name, version in entry.toolchain.items() if version)}"
     if entry.alternates:
@@ -43,6 +48,15 @@ def _time(entry: Entry) -> str:
     how = f"{interval}, {measured.samples} samples" if measured.samples else ", predicted"
     roof = f"{share_of_roof(entry.roof_ms, measured.median_ms)} of the roof, {milliseconds(entry.roof_ms)} ms"
     return f"{milliseconds(measured.median_ms)} ms{how}; {roof}"
+
+
+def _standing(standing: Standing) -> str:
+    if not standing.rivals:
+        return "no other plan passed"
+    others = f"against {standing.rivals} other plan{'s' * (standing.rivals != 1)}"
+    # Never surer than it is.
+    sure = math.floor(100 * standing.certainty)
+    return f"{others}; {standing.ties} tie with the fastest; at least {sure}% sure to be within {TIE - 1:.0%} of the best"
 
 
 def _occupancy_line(occupancy: Occupancy) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from latune.cache.entry import Entry, utc_now
+from latune.cache.standing import Standing
 from latune.codegen.render import plan_sha256
 from latune.codegen.segment_states import states_key
 from latune.codegen.templates import templates_sha256
@@ -14,14 +15,13 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.timing import TIE, roof_ms
-
-Raced = Sequence[tuple[Plan, Measurement]]
+from latune.tuner.ties import Raced, certainty, median_ms, within_a_tie
+from latune.tuner.timing import roof_ms
 
 
 def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
     """The plans that passed, fastest first."""
-    return sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (_median_ms(pair), pair[0]))
+    return sorted((pair for pair in raced if pair[1].ok), key=lambda pair: (median_ms(pair), pair[0]))
 
 
 def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Plan, Measurement]]:
@@ -31,41 +31,45 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
     are raced once more, on the bucket's smallest problem. Among those that tie there, too, the canonical one wins.
     """
     order = ranked(raced)
-    tied = _within_a_tie(order)
+    tied = within_a_tie(order)
     if len(tied) > 1:
         plans = [plan for plan, _ in tied]
         again = evaluate.at(problem.bucket().smallest_problem()).race_here(plans)
-        serving = {plan for plan, _ in _within_a_tie(ranked(zip(plans, again, strict=True)))}
+        serving = {plan for plan, _ in within_a_tie(ranked(zip(plans, again, strict=True)))}
         tied = [pair for pair in tied if pair[0] in serving] or tied
     winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate), default=None)
     return [*([winner] if winner else []), *(pair for pair in order if pair is not winner)]
 
 
-def with_alternates(placed: Raced, count: int) -> list[tuple[Plan, Measurement]]:
+def with_alternates(placed: Raced, count: int) -> list[Plan]:
     """The winner, the ``count`` next best and, where all of these read checkpoints, the best that serves without any."""
-    chosen, others = placed[: 1 + count], placed[1 + count :]
-    if any(not plan.reads_checkpoints for plan, _ in chosen):
-        return list(chosen)
-    return [*chosen, *[pair for pair in others if not pair[0].reads_checkpoints][:1]]
+    chosen, others = ([plan for plan, _ in part] for part in (placed[: 1 + count], placed[1 + count :]))
+    if any(not plan.reads_checkpoints for plan in chosen):
+        return chosen
+    return [*chosen, *[plan for plan in others if not plan.reads_checkpoints][:1]]
 
 
-def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, evidence: str | None = None) -> Entry:
-    """The cache's entry for the winner, the next best its alternates.
+def entry_of(
+    problem: Problem, placed: Raced, evaluate: Evaluator, *, alternates: int, seed: int, evidence: str | None = None
+) -> Entry:
+    """The cache's entry for the winner.
 
     Args:
-        best: of ``with_alternates``; at least one plan.
+        placed: of ``podium``; at least one plan.
+        alternates: how many of the others it has, as ``with_alternates`` counts them.
         evidence: None: the evaluator's.
     """
-    plan, measurement = best[0]
+    (plan, measurement), evidence = placed[0], evidence or evaluate.evidence
     return Entry(
         bucket=problem.bucket(),
         batch=problem.batch,
         num_heads=problem.num_heads,
         seqlen=problem.seqlen,
         plan=plan,
-        alternates=tuple(other for other, _ in best[1:]),
+        alternates=tuple(with_alternates(placed, alternates)[1:]),
         measurement=measurement,
-        evidence=evidence or evaluate.evidence,
+        standing=None if evidence == "static" else standing(placed),
+        evidence=evidence,
         resources=evaluate.resources(plan),
         roof_ms=roof_ms(problem.compulsory_bytes, evaluate.bandwidth_gbps),
         toolchain=evaluate.toolchain,
@@ -73,6 +77,14 @@ def entry_of(problem: Problem, best: Raced, evaluate: Evaluator, *, seed: int, e
         tuned_at=utc_now(),
         study=study_name(problem, evaluate, seed),
     )
+
+
+def standing(placed: Raced) -> Standing:
+    """Of the first of ``podium`` among all of it."""
+    (_, winner), *others = placed
+    rivals = [measurement for _, measurement in others]
+    ties = len(within_a_tie(ranked(placed))) - 1
+    return Standing(rivals=len(rivals), ties=ties, certainty=certainty(winner, rivals))
 
 
 def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
@@ -86,15 +98,6 @@ def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
     handed = states_key(evaluate.ahead, problem) if evaluate.ahead else ()
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, *handed, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))
-
-
-def _within_a_tie(order: Sequence[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
-    return [pair for pair in order if _median_ms(pair) <= TIE * _median_ms(order[0])]
-
-
-def _median_ms(pair: tuple[Plan, Measurement]) -> float:
-    assert pair[1].median_ms is not None, "an ok measurement has a median"
-    return pair[1].median_ms
 
 
 def _canonical(plan: Plan, evaluate: Evaluator) -> tuple[int, int, int, str]:

@@ -13,7 +13,8 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
-from latune.tuner.podium import Raced, entry_of, podium, ranked, with_alternates
+from latune.tuner.podium import entry_of, podium, ranked
+from latune.tuner.ties import Raced
 from latune.tuner.tune import Tuned
 
 TRANSFERRED = "transferred"
@@ -46,7 +47,7 @@ def transfer_problem(
     # What passed the first time may fall the second: then the first race is all there is.
     placed = podium(problem, raced, evaluate) or podium(problem, first, evaluate)
     evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
-    entry = entry_of(problem, with_alternates(placed, _ALTERNATES), evaluate, seed=seed, evidence=evidence)
+    entry = entry_of(problem, placed, evaluate, alternates=_ALTERNATES, seed=seed, evidence=evidence)
     return Tuned(entry=entry, searches={}, finalists=raced)
 
 

@@ -20,10 +20,11 @@ from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.finals import Finals, Result
-from latune.tuner.podium import entry_of, podium, study_name, with_alternates
+from latune.tuner.podium import entry_of, podium, standing, study_name
 from latune.tuner.search import SearchResult, TrialEvent, batch_of, search
 from latune.tuner.target import open_target
 
+# At least: all that tie with the winner are kept.
 _ALTERNATES = 3
 
 OnTrial = Callable[[TrialEvent], None]
@@ -145,7 +146,8 @@ def _race(
     placed = podium(composer.problem, raced, evaluate)
     if not placed:
         raise LatuneError(_nothing_passed(raced, searches))
-    entry = entry_of(composer.problem, with_alternates(placed, _ALTERNATES), evaluate, seed=seed)
+    alternates = max(standing(placed).ties, _ALTERNATES)
+    entry = entry_of(composer.problem, placed, evaluate, alternates=alternates, seed=seed)
     return Result(entry=entry, finalists=raced)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from latune.cache.entry import DeviceCache, Entry, utc_now
+from latune.cache.standing import Standing
 from latune.errors import RenderError
 from latune.gpu import find_gpu
 from latune.measurement import Measurement
@@ -51,6 +52,13 @@ def test_an_entry_of_a_machine_without_a_gpu_survives_json(entry_of: EntryOf) ->
     toolchain = {**entry_of().toolchain, "cuda": None, "driver": None}
     entry = entry_of(evidence="static", roof_ms=None, alternates=(), toolchain=toolchain)
     assert through_text(entry) == entry
+
+
+def test_how_its_winner_stands_survives_json_and_may_not_be_known(entry_of: EntryOf) -> None:
+    """Files of an older latune say nothing of it."""
+    entry = entry_of(standing=Standing(rivals=11, ties=2, certainty=0.97))
+    assert through_text(entry) == entry
+    assert "standing" not in entry_of().to_json()
 
 
 def test_an_entry_is_hashable_and_can_be_sent_to_another_process(entry_of: EntryOf) -> None:
@@ -119,6 +127,14 @@ def test_utc_now_is_what_an_entry_accepts(entry_of: EntryOf) -> None:
         (("measurement", "median_ms"), float("inf"), "entry.measurement.median_ms: expected a finite number"),
         (("measurement", "errors", "o"), float("nan"), "entry.measurement.errors.o: expected a finite number"),
         (("measurement", "samples"), 0, "measurement.samples: expected at least 1 for evidence 'measured'"),
+        (("standing",), None, "entry.standing: expected an object, got None"),
+        (("standing",), {"rivals": 1, "ties": 0}, "entry.standing: key 'certainty' is missing"),
+        (("standing",), {"rivals": 1, "ties": 2, "certainty": 1}, "entry.standing: ties: expected 0 to 1"),
+        (
+            ("standing",),
+            {"rivals": 1, "ties": 0, "certainty": 1.5},
+            "certainty: expected a probability, got 1.5",
+        ),
         (("resources", 0, "shared_bytes"), -1, "entry.resources\\[0\\].shared_bytes: expected an integer >= 0"),
         (("toolchain", "triton"), MISSING, "toolchain: expected the keys"),
         (("toolchain", "triton"), 3, "entry.toolchain.triton: expected a string"),

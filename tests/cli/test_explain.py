@@ -13,6 +13,7 @@ from entries import valid_entry
 
 from latune import paths
 from latune.cache.entry import DeviceCache, Entry
+from latune.cache.standing import Standing
 from latune.cache.store import cache_path, write_entries
 from latune.cli.regrets import RegretFile
 from latune.codegen.space import load_space
@@ -83,6 +84,25 @@ def test_an_entry_is_told_with_its_alternates_and_what_it_takes(entry: Entry, ru
     (kernel,) = (line for line in lines if line.startswith("o_kernel: 168 registers"))
     assert kernel.endswith("8 warps; 1 program on an SM, limited by registers")
     assert "tune it" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("standing", "told"),
+    [
+        (None, None),
+        (Standing(rivals=0, ties=0, certainty=1.0), "race: no other plan passed"),
+        (
+            Standing(rivals=1, ties=1, certainty=0.9999),
+            "race: against 1 other plan; 1 tie with the fastest; at least 99% sure to be within 1% of the best",
+        ),
+    ],
+)
+def test_how_the_winner_stands_is_told_where_it_is_known(
+    entry: Entry, run: Run, standing: Standing | None, told: str | None
+) -> None:
+    write_entries(H200, [replace(entry, standing=standing)])
+    lines = [line.strip() for line in run("explain", *SHAPE).stdout.splitlines()]
+    assert [line for line in lines if line.startswith("race:")] == ([] if told is None else [told])
 
 
 def test_what_is_not_known_is_said_with_what_finds_it_out(entry: Entry, run: Run) -> None:

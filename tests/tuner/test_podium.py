@@ -9,10 +9,11 @@ from types import ModuleType
 import pytest
 
 from latune.cache.entry import Resources
+from latune.cache.standing import Standing
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.podium import podium, ranked, with_alternates
+from latune.tuner.podium import podium, ranked, standing, with_alternates
 
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=8192, head_dim_k=128, head_dim_v=128
@@ -91,11 +92,25 @@ def test_among_the_alternates_is_one_that_reads_no_checkpoints(fake_builds: Modu
     walks = [fake_builds.one("dqdkdv", fake_builds.config(num_stages=stages)) for stages in (2, 3, 4)]
     alone = [fake_builds.one("dq", fake_builds.config(num_stages=stages)) for stages in (2, 3)]
     placed = [(plan, ok(time)) for time, plan in enumerate([*walks, *alone], start=1)]
-    assert with_alternates(placed, 1) == [*placed[:2], placed[3]]
-    assert with_alternates(placed, 3) == placed[:4]
-    assert with_alternates(placed[:3], 1) == placed[:2]
-    assert with_alternates(placed[3:], 1) == placed[3:]
-    assert with_alternates(placed[3:], 0) == placed[3:4]
+    assert with_alternates(placed, 1) == [*walks[:2], alone[0]]
+    assert with_alternates(placed, 3) == [*walks, alone[0]]
+    assert with_alternates(placed[:3], 1) == walks[:2]
+    assert with_alternates(placed[3:], 1) == alone
+    assert with_alternates(placed[3:], 0) == alone[:1]
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "expected"),
+    [
+        # What ties is counted from the fastest, which need not be the winner.
+        ([1.009, 1.0, 1.0101, 2.0], Standing(rivals=3, ties=1, certainty=1.0)),
+        ([1.0], Standing(rivals=0, ties=0, certainty=1.0)),
+        ([1.02, 1.0], Standing(rivals=1, ties=0, certainty=0.0)),
+    ],
+)
+def test_what_a_winner_stands_against(plans: list[Plan], times_ms: list[float], expected: Standing) -> None:
+    """Times without intervals are certain."""
+    assert standing([(plans[0], ok(time_ms)) for time_ms in times_ms]) == expected
 
 
 def test_of_plans_that_tie_throughout_the_one_without_launch_options_wins(plans: list[Plan]) -> None:
