@@ -25,6 +25,7 @@ from latune.errors import LatuneError
 from latune.ops.dispatch import resolve, tune_command
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
+from latune.tuner.load import Load
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
 from latune.tuner.transfer import foresee_transfer, transfer_problem
@@ -211,10 +212,17 @@ class Session:
         problems = [problem for problem in self.tuned if shape_of(problem) == first]
         return closing_call(problems, self.target.gpu, self.path if self.output else None)
 
+    @property
+    def load(self) -> Load | None:
+        """How busy the GPU was; None where it is not in this machine."""
+        return None if self.target.worker is None else self.target.worker.load
+
     def print_table(self) -> None:
         if self.tuned:
             print_table(_COLUMNS, [_row(problem, tuned) for problem, tuned in self.tuned.items()], right=_COLUMNS[2:4])
             click.echo(f"wrote {self.path}")
+        if self.load is not None:
+            click.echo(f"{self.target.gpu.title} was {self.load}")
 
     def to_json(self, call: Call | None) -> dict[str, object]:
         return {
@@ -222,6 +230,7 @@ class Session:
             "evidence": self.target.evidence,
             "file": None if self.path is None else str(self.path),
             "interrupted": self.interrupted,
+            "load": None if self.load is None else self.load.to_json(),
             "tuned": [_to_json(problem, tuned) for problem, tuned in self.tuned.items()],
             "failed": [{"problem": str(problem), "why": why} for problem, why in self.failed.items()],
             "call": None if call is None else call.to_json(),

@@ -120,7 +120,7 @@ def tune(
             fresh=not resume,
             time_budget_s=time_budget_s,
         )
-        session = Session(target=target, output=output)
+        session = Session(target=target.remembering(storage, fresh=not resume), output=output)
         tune_all = session.transfer if transfer else session.search
         announced = session.announce(problems)
         with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):

@@ -18,6 +18,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import Builder
+from latune.tuner.failures import Failures
 from latune.tuner.jobs import Arm, DeviceReport
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
@@ -158,14 +159,28 @@ class StaticEvaluator(_Built):
 
 
 class MeasuredEvaluator(_Built):
-    """Compiles plans on the CPU, then has the worker verify and time them on its GPU."""
+    """Compiles plans on the CPU, then has the worker verify and time them on its GPU.
+
+    Args:
+        ahead: the forward plan that a backward problem's plans run behind.
+        failures: what earlier runs found to take a process down is not tried again; None: everything is.
+    """
 
     evidence = "measured"
 
-    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder, worker: Worker, ahead: Plan | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        gpu: Gpu,
+        builder: Builder,
+        worker: Worker,
+        ahead: Plan | None = None,
+        failures: Failures | None = None,
+    ) -> None:
         super().__init__(problem, gpu, builder)
         self.ahead = ahead
         self._worker = worker
+        self._failures = failures
         self.bandwidth_gbps = worker.device().copy_gbps
         self._best_ms: dict[tuple[str, ...], float] = {}
 
@@ -180,6 +195,17 @@ class MeasuredEvaluator(_Built):
         for problem, variant in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
             self._builder.prepare(problem, [variant], self.gpu, urgent=urgent)
 
+    def build(self, plan: Plan) -> Build | Measurement:
+        """As any evaluator's; there is none, either, of a build that is known to take a process down."""
+        built = super().build(plan)
+        if self._failures is None or isinstance(built, Measurement):
+            return built
+        return self._failures.recall(self.problem, self._identity(built)) or built
+
+    def _identity(self, built: Build) -> str:
+        """Of all that runs: a backward plan also runs from what the plan ahead keeps."""
+        return f"{_binaries(built)} {self.ahead}"
+
     def _judge(self, plan: Plan, built: Build) -> Measurement:
         best_ms = self._best_ms.get(plan.outputs)
         give_up_above_ms = None if best_ms is None else best_ms * _GIVE_UP_RATIO
@@ -187,6 +213,8 @@ class MeasuredEvaluator(_Built):
         measurement = self._worker.evaluate(self.problem, plan, source, ahead=self.ahead, give_up_above_ms=give_up_above_ms)
         if measurement.ok and measurement.median_ms is not None:
             self._best_ms[plan.outputs] = min(measurement.median_ms, best_ms or measurement.median_ms)
+        if self._failures is not None:
+            self._failures.keep(self.problem, self._identity(built), measurement)
         return measurement
 
     def race(self, plans: Sequence[Plan]) -> list[Measurement]:
@@ -223,7 +251,7 @@ class MeasuredEvaluator(_Built):
         return [arms[plan] for plan in plans]
 
     def at(self, problem: Problem) -> MeasuredEvaluator:
-        return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker, self.ahead)
+        return MeasuredEvaluator(problem, self.gpu, self._builder, self._worker, self.ahead, self._failures)
 
     def _race(self, candidates: Sequence[tuple[Plan, Source]]) -> list[Measurement]:
         runs = []

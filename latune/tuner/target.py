@@ -12,7 +12,8 @@ from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
-from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator
+from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator, measured_toolchain
+from latune.tuner.failures import Failures
 from latune.tuner.serving import serving_plan
 from latune.tuner.worker import Worker
 
@@ -26,11 +27,13 @@ class Target:
 
     Attributes:
         worker: the process on the GPU itself; None: it is not in this machine.
+        failures: what earlier runs found to take that process down; None: not asked.
     """
 
     gpu: Gpu
     builder: ParallelBuilder
     worker: Worker | None
+    failures: Failures | None = None
 
     @property
     def evidence(self) -> str:
@@ -44,7 +47,19 @@ class Target:
         """
         if self.worker is None:
             return StaticEvaluator(problem, self.gpu, self.builder)
-        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, self.ahead(problem, folders))
+        return MeasuredEvaluator(problem, self.gpu, self.builder, self.worker, self.ahead(problem, folders), self.failures)
+
+    def remembering(self, storage: str | None, *, fresh: bool = False) -> Target:
+        """The same, which passes over what took the worker down in earlier runs, and remembers what does in this one.
+
+        Args:
+            storage: where searches are kept.
+            fresh: what earlier runs remember is tried again.
+        """
+        if self.worker is None:
+            return self
+        toolchain = measured_toolchain(self.worker.device())
+        return replace(self, failures=Failures(self.gpu.name, toolchain, storage, fresh=fresh))
 
     def ahead(self, problem: Problem, folders: Sequence[Path] = ()) -> Plan | None:
         """The forward plan that a backward problem's plans run behind; None of a forward problem, or if it does not compile.

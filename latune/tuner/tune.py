@@ -103,7 +103,8 @@ def tune(
     if evaluate is not None:
         return tune_problem(problem, space, evaluate, settings, starts=starts, on_trial=on_trial).entry
     with open_target(gpu, seed=seed) as target:
-        return tune_problem(problem, space, target.evaluator(problem), settings, starts=starts, on_trial=on_trial).entry
+        judge = target.remembering(storage, fresh=fresh).evaluator(problem)
+        return tune_problem(problem, space, judge, settings, starts=starts, on_trial=on_trial).entry
 
 
 def tune_problem(

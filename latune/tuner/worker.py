@@ -14,6 +14,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Failure, Job, Prepare, Race, Start
+from latune.tuner.load import Load
 from latune.tuner.process import Process, UntakenError
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Worker:
         device_index: the device, as torch counts them.
         seed: of the inputs and of a race's order.
         runner: ``module:function``; called in the process with the device index, returns what answers jobs.
+
+    Attributes:
+        load: how busy it has been with problems.
     """
 
     def __init__(self, device_index: int = 0, *, seed: int = 0, runner: str = GPU_RUNNER) -> None:
@@ -48,6 +52,7 @@ class Worker:
         self._report: DeviceReport | None = None
         # Each race has an order of its own: two in one order would share what depends on it.
         self._races = 0
+        self.load = Load()
 
     def __enter__(self) -> Worker:
         return self
@@ -160,9 +165,11 @@ class Worker:
             return self._ask_prepared(job, timeout_s, problem, ahead)
 
     def _ask_prepared(self, job: Job, timeout_s: float, problem: Problem | None, ahead: Plan | None) -> object:
-        if problem is not None:
+        if problem is None:
+            return self._ask_once(job, timeout_s)
+        with self.load.working():
             self._prepare(problem, ahead)
-        return self._ask_once(job, timeout_s)
+            return self._ask_once(job, timeout_s)
 
     def _prepare(self, problem: Problem, ahead: Plan | None) -> None:
         if self._prepared == (problem, ahead):

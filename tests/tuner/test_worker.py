@@ -77,6 +77,16 @@ def test_process_persists_and_prepares_a_problem_once(worker: Worker) -> None:
     assert first.detail.endswith(f"prepared {PROBLEM}")
 
 
+def test_it_knows_how_busy_it_has_been(worker: Worker) -> None:
+    worker.device()
+    assert worker.load.elapsed_s == 0, "what describes the device is no job about a problem"
+    evaluate(worker, "fine")
+    once = worker.load.busy_s
+    assert once == worker.load.elapsed_s > 0
+    evaluate(worker, "fine")
+    assert once < worker.load.busy_s <= worker.load.elapsed_s
+
+
 def test_a_problem_is_prepared_anew_behind_another_forward_plan(worker: Worker) -> None:
     ahead = Plan((Step(kernel="o", config=Config.of("sequential")),))
     for _ in range(2):
