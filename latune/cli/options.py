@@ -16,11 +16,10 @@ from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu
 from latune.ops.dispatch import device_gpu
 from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
+from latune.tuner.effort import DEFAULT, EFFORTS
 from latune.tuner.target import STATIC_GPU
 
 AUTO = "auto"
-TRIALS = {"measured": 100, "static": 24}
-"""Evaluations of a kernel by default: a static one is a compilation, and two cores are what there may be."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -102,9 +101,17 @@ def states_options(command: Command) -> Command:
 
 
 def trials_option(command: Command) -> Command:
-    text = ", ".join(f"{count} {evidence}" for evidence, count in TRIALS.items())
+    text = ", ".join(f"{count} {evidence}" for evidence, count in DEFAULT.trials.items())
     kind = click.IntRange(min=1)
-    return click.option("--trials", type=kind, help=f"Evaluations of each kernel.  [default: {text}]")(command)
+    return click.option("--trials", type=kind, help=f"Evaluations of each kernel, at most.  [default: {text}]")(command)
+
+
+def effort_option(command: Command) -> Command:
+    text = (
+        "How much to search. quick: what has won before, and little more; default: until "
+        f"{DEFAULT.patience} evaluations in a row bring nothing; max: four times as many, whatever they bring."
+    )
+    return click.option("--effort", type=click.Choice(list(EFFORTS)), default="default", show_default=True, help=text)(command)
 
 
 def storage_option(command: Command) -> Command:

@@ -10,7 +10,6 @@ import click
 
 from latune.cache.resolve import Resolution
 from latune.cli.options import (
-    TRIALS,
     chosen_gpu,
     chosen_shapes,
     decay_option,
@@ -29,6 +28,7 @@ from latune.cli.shapes import Shape, problems_of
 from latune.cli.starts import starts_of
 from latune.ops.dispatch import resolve
 from latune.problem import Problem
+from latune.tuner.effort import DEFAULT
 from latune.tuner.regret import Regret, regret_of
 from latune.tuner.target import Target, open_target
 from latune.tuner.tune import Settings
@@ -83,7 +83,7 @@ def regret(
                 served = resolve(problem, target.gpu)
                 if str(problem) in known and known[str(problem)].served == served.why:
                     continue
-                settings = Settings(trials=trials or TRIALS[target.evidence])
+                settings = Settings(trials=trials or DEFAULT.trials[target.evidence], patience=DEFAULT.patience)
                 known[str(problem)] = found = _measure(problem, served, target, settings)
                 say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
                 for file in files:

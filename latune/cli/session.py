@@ -38,6 +38,13 @@ INTERRUPTED = 130
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
+# Why a search ended before it had made all of its trials.
+_ENDS = {
+    "settled": "no more improvement expected",
+    "exhausted": "no config is left",
+    "time": "the time was up",
+    "interrupted": "interrupted",
+}
 _COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
 
 
@@ -265,10 +272,15 @@ def _outcomes(tuned: Tuned) -> Counter[str]:
 def _row(problem: Problem, tuned: Tuned) -> list[str]:
     entry, outcomes = tuned.entry, _outcomes(tuned)
     median_ms = entry.measurement.median_ms
-    counted = "\n".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    counted = [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
+    ended = [f"{name} ended: {_ENDS[result.stopped]}" for name, result in tuned.searches.items() if result.stopped != "trials"]
     times = [milliseconds(median_ms), share_of_roof(entry.roof_ms, median_ms)]
-    return [str(problem), plan_lines(entry.plan), *times, entry.evidence, counted]
+    return [str(problem), plan_lines(entry.plan), *times, entry.evidence, "\n".join([*counted, *ended])]
 
 
 def _to_json(problem: Problem, tuned: Tuned) -> dict[str, object]:
-    return {"problem": str(problem), "entry": tuned.entry.to_json(), "outcomes": dict(_outcomes(tuned))}
+    searches = {
+        name: {"trials": len(result.trials), "outcomes": dict(result.outcomes), "stopped": result.stopped}
+        for name, result in tuned.searches.items()
+    }
+    return {"problem": str(problem), "entry": tuned.entry.to_json(), "outcomes": dict(_outcomes(tuned)), "searches": searches}

@@ -12,13 +12,13 @@ import torch
 
 from latune.cli.crew import crew
 from latune.cli.options import (
-    TRIALS,
     DurationType,
     chosen_gpu,
     chosen_shapes,
     decay_option,
     direction_option,
     dtype_option,
+    effort_option,
     gpu_option,
     jobs_option,
     json_option,
@@ -34,6 +34,7 @@ from latune.cli.session import Session
 from latune.cli.shapes import Shape, problems_of
 from latune.codegen.space import Space, load_space
 from latune.codegen.space_file import read_space_file
+from latune.tuner.effort import EFFORTS
 from latune.tuner.target import open_target
 from latune.tuner.tune import Settings
 
@@ -48,6 +49,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @direction_option
 @decay_option
 @states_options
+@effort_option
 @trials_option
 @click.option("--time-budget", "time_budget_s", type=DurationType(), help="For all searches together; such as 10m.")
 @click.option(
@@ -84,6 +86,7 @@ def tune(
     decay: str,
     initial_state: bool,
     final_state: bool,
+    effort: str,
     trials: int | None,
     time_budget_s: float | None,
     transfer: bool,
@@ -107,14 +110,17 @@ def tune(
     if preset is None and not shapes:
         preset = DEFAULT_PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
-    if transfer and (trials is not None or storage is not None):
-        raise click.UsageError("--transfer searches nothing: expected it without --trials and --storage; leave them out")
+    if transfer and (trials is not None or storage is not None or effort != "default"):
+        raise click.UsageError(
+            "--transfer searches nothing: expected it without --effort, --trials and --storage; leave them out"
+        )
     _check_workers(workers, transfer=transfer, fresh=not resume)
     spaces = _spaces(space_files)
     jobs = jobs or max(len(os.sched_getaffinity(0)) // workers, 1)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=jobs) as target:
         settings = Settings(
-            trials=trials or TRIALS[target.evidence],
+            trials=trials or EFFORTS[effort].trials[target.evidence],
+            patience=EFFORTS[effort].patience,
             seed=seed,
             storage=storage,
             fresh=not resume,

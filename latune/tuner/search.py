@@ -21,6 +21,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 from latune.tuner.study import Study, Trial, propose
+from latune.tuner.timing import TIE
 
 # Of the trials, for the polish.
 _POLISH_SHARE = 0.25
@@ -63,7 +64,8 @@ class SearchResult:
     Attributes:
         trials: every evaluation, in order.
         resumed: how many of them an earlier run had made.
-        stopped: why it ended: ``trials``, ``exhausted`` (no config is left), ``time`` or ``interrupted``.
+        stopped: why it ended: ``trials``, ``settled`` (its patience was at an end), ``exhausted`` (no config is left), ``time``
+            or ``interrupted``.
     """
 
     trials: tuple[Trial, ...]
@@ -72,7 +74,7 @@ class SearchResult:
 
     @property
     def ranked(self) -> tuple[Trial, ...]:
-        """The correct ones, fastest first."""
+        """As ``rank`` has them."""
         return rank(self.trials)
 
     @property
@@ -91,8 +93,14 @@ def batch_of(trials: int) -> int:
 
 
 def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The correct ones, fastest first."""
     ok = [trial for trial in trials if trial.measurement.ok]
-    return tuple(sorted(ok, key=lambda trial: (trial.measurement.median_ms, trial.config)))
+    return tuple(sorted(ok, key=lambda trial: (_median_ms(trial), trial.config)))
+
+
+def _median_ms(trial: Trial) -> float:
+    assert trial.measurement.median_ms is not None, "an ok measurement has a median"
+    return trial.measurement.median_ms
 
 
 def search(
@@ -108,6 +116,7 @@ def search(
     time_budget_s: float | None = None,
     on_trial: Callable[[TrialEvent], None] | None = None,
     batch: int = 1,
+    patience: int | None = None,
     prepare: Callable[[Sequence[Plan]], None] | None = None,
 ) -> SearchResult:
     """Searches the grid, or goes on with the study of that name.
@@ -122,6 +131,7 @@ def search(
         time_budget_s: begin no evaluation later than this.
         on_trial: called after each evaluation.
         batch: how many configs are chosen at once, from the results of the batches before.
+        patience: as ``Route`` has it.
         prepare: called with each batch's plans before the first of them is evaluated.
 
     Several processes may search one study at a time: each evaluates what no other does, and all end with the same trials.
@@ -131,7 +141,8 @@ def search(
         StudyError: evaluations cannot be kept in the storage.
     """
     deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
-    route = Route(grid=grid, starts=(grid.default, *starts, *grid.starts), trials=trials, seed=seed, batch=batch)
+    all_starts = (grid.default, *starts, *grid.starts)
+    route = Route(grid=grid, starts=all_starts, trials=trials, seed=seed, batch=batch, patience=patience)
     study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
     resumed = len(study.trials)
     try:
@@ -164,7 +175,9 @@ def _walk(
         study.refresh()
         if len(study.trials) == known:
             time.sleep(_POLL_S)
-    return "trials" if len(study.trials) >= route.trials else "exhausted"
+    if len(study.trials) >= route.trials:
+        return "trials"
+    return "settled" if route.is_settled(study.trials) else "exhausted"
 
 
 def _event(route: Route, trials: Sequence[Trial], config: Config) -> TrialEvent:
@@ -191,6 +204,8 @@ class Route:
     Attributes:
         starts: tried first; those that are not in the grid are passed over.
         batch: how many configs are chosen at once, from the results of the batches before.
+        patience: after the starts, so many trials in a row that improve the best by no more than a tie bring the polish, and
+            end the search where nothing is left of that; None: neither before its time.
     """
 
     grid: Grid
@@ -198,6 +213,7 @@ class Route:
     trials: int
     seed: int
     batch: int
+    patience: int | None = None
 
     @property
     def total(self) -> int:
@@ -217,6 +233,16 @@ class Route:
         rest = [(config, place) for place, config in batch if config not in tried]
         return dict(rest[: max(self.total - len(trials), 0)])
 
+    def is_settled(self, trials: Sequence[Trial]) -> bool:
+        """Whether the last of them, as many as there is patience, have brought nothing to speak of."""
+        if self.patience is None or len(self.grid.configs) <= self.trials:
+            return False
+        starts = {config for config in self.starts if config in self.grid}
+        before, best = (rank(part)[:1] for part in (trials[: -self.patience], trials))
+        if len(trials) < len(starts) + self.patience or not before:
+            return False
+        return _median_ms(before[0]) <= TIE * _median_ms(best[0])
+
     def _untried(self, trials: Sequence[Trial]) -> Iterator[Config]:
         seen = {trial.config for trial in trials}
         for config in chain(self.starts, self._searched(trials)):
@@ -228,8 +254,11 @@ class Route:
         if len(self.grid.configs) <= self.trials:
             yield from self.grid.configs
             return
-        if len(trials) + self.batch > self.trials * (1 - _POLISH_SHARE):
-            for trial in rank(trials)[:_POLISHED]:
-                yield from self.grid.neighbours(trial.config)
+        is_settled = self.is_settled(trials)
+        if is_settled or len(trials) + self.batch > self.trials * (1 - _POLISH_SHARE):
+            around = [config for trial in rank(trials)[:_POLISHED] for config in self.grid.neighbours(trial.config)]
+            yield from around
+            if is_settled and {trial.config for trial in trials}.issuperset(around):
+                return
         # A seed of its own for each batch: what is proposed does not depend on how often the search was resumed.
         yield from propose(self.grid, trials, seed=(self.seed * _SEED_STRIDE + len(trials)) % _SEEDS)

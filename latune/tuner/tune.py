@@ -18,6 +18,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
+from latune.tuner.effort import DEFAULT
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.finals import Finals, Result
 from latune.tuner.podium import entry_of, podium, standing, study_name
@@ -35,14 +36,16 @@ class Settings:
     """How one problem is tuned.
 
     Attributes:
-        trials: evaluations of each kernel's search, those of earlier runs included.
+        trials: the most evaluations of each kernel's search, those of earlier runs included.
+        patience: as ``search.Route`` has it.
         seed: same seed, same evaluator, same result.
         storage: see ``study.Study``.
         fresh: forget what earlier runs stored.
         time_budget_s: for all searches of the problem together; the race comes after it.
     """
 
-    trials: int = 100
+    trials: int = DEFAULT.trials["measured"]
+    patience: int | None = DEFAULT.patience
     seed: int = 0
     storage: str | None = None
     fresh: bool = False
@@ -74,7 +77,8 @@ def tune(
     evaluate: Evaluator | None = None,
     *,
     gpu: str | None = None,
-    trials: int = 100,
+    trials: int = DEFAULT.trials["measured"],
+    patience: int | None = DEFAULT.patience,
     seed: int = 0,
     storage: str | None = None,
     fresh: bool = False,
@@ -88,7 +92,8 @@ def tune(
         space: search spaces by ``Kernel.space``; those left out are the shipped ones.
         evaluate: judges plans of this problem; None: measures on the machine's GPU, or predicts for one that is not there.
         gpu: which GPU to tune for when ``evaluate`` is None; None: the machine's, else an A100.
-        trials: evaluations of each kernel's search, those of earlier runs included.
+        trials: the most evaluations of each kernel's search, those of earlier runs included.
+        patience: so many evaluations in a row that bring nothing end a search before that; None: they do not.
         seed: same seed, same evaluator, same result.
         storage: where evaluations are kept: a database URL or a journal file; None: the user's cache root.
         fresh: forget what earlier runs stored.
@@ -99,7 +104,7 @@ def tune(
     Raises:
         LatuneError: no plan passed, the GPU is unknown or does not answer, or no config serves the problem.
     """
-    settings = Settings(trials=trials, seed=seed, storage=storage, fresh=fresh, time_budget_s=time_budget_s)
+    settings = Settings(trials=trials, patience=patience, seed=seed, storage=storage, fresh=fresh, time_budget_s=time_budget_s)
     if evaluate is not None:
         return tune_problem(problem, space, evaluate, settings, starts=starts, on_trial=on_trial).entry
     with open_target(gpu, seed=seed) as target:
@@ -188,6 +193,7 @@ class _Searches:
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
             batch=batch_of(settings.trials),
+            patience=settings.patience,
             prepare=evaluate.prepare,
         )
 

@@ -54,7 +54,7 @@ def test_it_is_recorded_and_searched(run, arguments, tmp_path):
     ]
     by_default = run("landscape", "replay", str(tmp_path / "o.gz"), "--strategy", "random", "--seeds", "2", "--json")
     (found,) = json.loads(by_default.stdout)
-    assert (found["strategy"], found["configs"], found["trials"], len(found["shares"])) == ("random", 8, 1, 2)
+    assert (found["strategy"], found["configs"], found["trials"], len(found["shares"])) == ("random", 8, [1, 1], 2)
 
 
 def test_what_is_no_landscape_is_refused(run, tmp_path):

@@ -158,3 +158,59 @@ def test_events_tell_index_total_and_best(synthetic: ModuleType, tmp_path: Path)
 def test_no_evaluation_begins_after_the_time_is_up(synthetic: ModuleType, tmp_path: Path) -> None:
     result = synthetic.run(tmp_path / "a.journal", time_budget_s=0.0)
     assert (result.trials, result.stopped, result.best) == ((), "time", None)
+
+
+def evaluated(synthetic: ModuleType, route: Route) -> list[Trial]:
+    """All of the route, one batch after another."""
+    trials: list[Trial] = []
+    while batch := route.following(trials):
+        trials += [Trial(config=config, measurement=synthetic.measure(config), place=place) for config, place in batch.items()]
+    return trials
+
+
+@pytest.mark.parametrize("batch", [1, 7, 12])
+def test_a_search_ends_when_its_patience_and_the_best_ones_neighbours_do(synthetic: ModuleType, grid: Grid, batch: int) -> None:
+    route = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=batch, patience=30)
+    trials = evaluated(synthetic, route)
+    assert 31 < len(trials) < 400 and route.is_settled(trials)
+    best = sorted(trials, key=lambda trial: (trial.measurement.median_ms or 9, trial.config))[:3]
+    tried = {trial.config for trial in trials}
+    assert all(tried.issuperset(grid.neighbours(trial.config)) for trial in best)
+    patient = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=batch)
+    assert not patient.is_settled(trials) and len(evaluated(synthetic, patient)) == 400
+
+
+def test_the_longest_pause_of_a_search_is_its_patience(synthetic: ModuleType, grid: Grid) -> None:
+    """Until then it goes as one without: patience has no part in what is chosen."""
+    patient, impatient = (
+        evaluated(synthetic, Route(grid=grid, starts=(grid.default,), trials=100, seed=0, batch=1, patience=patience))
+        for patience in (None, 30)
+    )
+    shared = next(index for index in range(100) if patient[index] != impatient[index])
+    best_ms = [min(trial.measurement.median_ms or 9 for trial in patient[: index + 1]) for index in range(shared)]
+    assert best_ms[shared - 31] <= 1.01 * best_ms[-1]
+    assert all(best_ms[index - 31] > 1.01 * best_ms[index - 1] for index in range(31, shared))
+
+
+def test_starts_have_all_been_tried_before_patience_counts(synthetic: ModuleType, grid: Grid) -> None:
+    starts = (grid.default, *random.Random(0).sample(grid.configs, 40))
+    route = Route(grid=grid, starts=starts, trials=400, seed=0, batch=1, patience=5)
+    trials = evaluated(synthetic, route)
+    assert {trial.config for trial in trials[: len(set(starts))]} == set(starts)
+    assert not any(route.is_settled(trials[:count]) for count in range(len(set(starts)) + 5))
+
+
+def test_while_nothing_is_correct_there_is_no_end_to_patience(grid: Grid) -> None:
+    failed = [Trial(config=config, measurement=Measurement(outcome="timeout")) for config in grid.configs[:60]]
+    route = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=1, patience=5)
+    assert not route.is_settled(failed)
+    correct = Trial(config=grid.configs[60], measurement=Measurement(outcome="ok", median_ms=1.0))
+    assert not route.is_settled([*failed, correct]) and route.is_settled([*failed, correct, *failed[:5]])
+
+
+def test_a_search_says_that_it_settled(synthetic: ModuleType, tmp_path: Path) -> None:
+    result = synthetic.run(tmp_path / "a.journal", trials=400, batch=10, patience=20)
+    assert result.stopped == "settled" and len(result.trials) < 200
+    assert result.best is not None and result.best.measurement.median_ms <= 1.05 * synthetic.BEST_MS
+    again = synthetic.run(tmp_path / "a.journal", trials=400, batch=10, patience=20)
+    assert (again.stopped, again.resumed) == ("settled", len(result.trials))

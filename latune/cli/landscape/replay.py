@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from latune.cli.options import TRIALS, json_option
+from latune.cli.options import json_option
 from latune.cli.output import print_json, print_table
+from latune.tuner.effort import DEFAULT
 from latune.tuner.landscapes.file import read_landscape
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.landscapes.score import Score, score
@@ -32,15 +34,15 @@ _LARGEST_SHARE = 0.15
 @click.option(
     "--trials",
     type=click.IntRange(min=1),
-    help=f"Evaluations of a search.  [default: {TRIALS['measured']}, at most {_LARGEST_SHARE:.0%} of the configs]",
+    help=f"Evaluations of a search, at most.  [default: {DEFAULT.trials['measured']}, or {_LARGEST_SHARE:.0%} of the configs]",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=20, show_default=True, help="Searches by each strategy.")
 @json_option
 def replay(files: Sequence[Path], strategies: Sequence[str], trials: int | None, seeds: int, as_json: bool) -> None:
     """Searches the landscapes in FILEs as if they were measured, with the noise that was recorded.
 
-    For each strategy: the best config's time over that of the one chosen, in the median of the searches and in the worst;
-    and how many chose one that is as good as the best, to 1%.
+    For each strategy: the evaluations made, in the mean of the searches; the best config's time over that of the one chosen,
+    in the median and in the worst; and how many chose one that is as good as the best, to 1%.
     """
     landscapes = [read_landscape(path) for path in files]
     scores = [
@@ -55,9 +57,9 @@ def replay(files: Sequence[Path], strategies: Sequence[str], trials: int | None,
 
 
 def _default_trials(landscape: Landscape) -> int:
-    return max(min(TRIALS["measured"], int(_LARGEST_SHARE * len(landscape.points))), 1)
+    return max(min(DEFAULT.trials["measured"], int(_LARGEST_SHARE * len(landscape.points))), 1)
 
 
 def _row(found: Score) -> list[str]:
     shares = [f"{share:.1%}" for share in (found.median, found.worst, found.tied)]
-    return [found.landscape, str(found.configs), str(found.trials), found.strategy, *shares]
+    return [found.landscape, str(found.configs), f"{statistics.mean(found.trials):.0f}", found.strategy, *shares]

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from latune.config import Config
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.landscapes.recorded import RecordedEvaluator
 from latune.tuner.landscapes.strategies import STRATEGIES, chosen
@@ -17,7 +18,7 @@ class Score:
 
     Attributes:
         configs: of the landscape.
-        trials: of each search.
+        trials: for each seed, how many it took.
         shares: for each seed, the best config's time over that of the chosen one; 0 where none was found.
         ties: seeds whose chosen config is within a tie of the best.
     """
@@ -25,7 +26,7 @@ class Score:
     landscape: str
     strategy: str
     configs: int
-    trials: int
+    trials: tuple[int, ...]
     shares: tuple[float, ...]
     ties: int
 
@@ -47,13 +48,19 @@ class Score:
 
 
 def score(landscape: Landscape, strategy: str, *, trials: int, seeds: Sequence[int]) -> Score:
-    """Searches the landscape once for each seed, which is the noise's seed too."""
-    picked = [chosen(landscape, STRATEGIES[strategy], RecordedEvaluator(landscape, seed=seed), trials, seed) for seed in seeds]
+    """Searches the landscape once for each seed, which is the noise's seed too, with so many trials at most."""
+    made: list[int] = []
+    picked: list[Config | None] = []
+    for seed in seeds:
+        evaluate = RecordedEvaluator(landscape, seed=seed)
+        found = STRATEGIES[strategy](landscape.grid, evaluate, trials, seed)
+        made.append(len(found))
+        picked.append(chosen(landscape, found, evaluate))
     return Score(
         landscape=str(landscape),
         strategy=strategy,
         configs=len(landscape.points),
-        trials=trials,
+        trials=tuple(made),
         shares=tuple(0.0 if config is None else landscape.share_of_best(config) for config in picked),
         ties=sum(config is not None and landscape.in_tie(config) for config in picked),
     )

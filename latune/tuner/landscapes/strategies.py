@@ -6,13 +6,14 @@ Each evaluates so many configs, and then has its fastest raced, of which the win
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import optuna
 
 from latune.config import Config
 from latune.tuner.compose import CONFIGS_OF_A_KERNEL
+from latune.tuner.effort import DEFAULT
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
 from latune.tuner.landscapes.landscape import Landscape
@@ -21,7 +22,7 @@ from latune.tuner.search import Route, batch_of, rank
 from latune.tuner.study import Trial
 
 Search = Callable[[Grid, Evaluator, int, int], list[Trial]]
-"""Of a grid, by an evaluator, with so many trials, from a seed: the trials in order."""
+"""Of a grid, by an evaluator, with so many trials at most, from a seed: the trials in order."""
 
 # Of those that the space forbids, which cost nothing, in a row.
 _MOST_REFUSALS = 2000
@@ -71,17 +72,16 @@ STRATEGIES: Mapping[str, Search] = {
 }
 
 
-def chosen(landscape: Landscape, search: Search, evaluate: Evaluator, trials: int, seed: int) -> Config | None:
-    """The config that a search ends with; None where none of its trials was ok."""
-    best = rank(search(landscape.grid, evaluate, trials, seed))
-    configs = list(dict.fromkeys(trial.config for trial in best))[:CONFIGS_OF_A_KERNEL]
+def chosen(landscape: Landscape, trials: Sequence[Trial], evaluate: Evaluator) -> Config | None:
+    """The config that a search with these trials ends with; None where none of them was ok."""
+    configs = list(dict.fromkeys(trial.config for trial in rank(trials)))[:CONFIGS_OF_A_KERNEL]
     plans = [landscape.grid.plan(config) for config in configs]
     placed = podium(landscape.problem, list(zip(plans, evaluate.race(plans), strict=True)), evaluate)
     return placed[0][0].steps[0].config if placed else None
 
 
 def _routed(grid: Grid, starts: tuple[Config, ...], evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
-    route = Route(grid=grid, starts=starts, trials=trials, seed=seed, batch=batch_of(trials))
+    route = Route(grid=grid, starts=starts, trials=trials, seed=seed, batch=batch_of(trials), patience=DEFAULT.patience)
     done: list[Trial] = []
     while batch := route.following(done):
         done += [replace(_trial(grid, evaluate, config), place=place) for config, place in batch.items()]
