@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from entries import valid_entry
 
 from latune.cache.entry import Entry
 from latune.cli import session
@@ -17,7 +18,6 @@ from latune.tuner.effort import EFFORTS
 from latune.tuner.search import SearchResult
 from latune.tuner.study import Trial
 from latune.tuner.tune import Settings, Tuned
-from tests.helpers.entries import valid_entry
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,100,16")
 PROBLEM = Problem(
