@@ -114,7 +114,7 @@ def tune(
         raise click.UsageError(
             "--transfer searches nothing: expected it without --effort, --trials and --storage; leave them out"
         )
-    _check_workers(workers, transfer=transfer, fresh=not resume)
+    check_workers(workers, transfer=transfer, fresh=not resume)
     spaces = _spaces(space_files)
     jobs = jobs or max(len(os.sched_getaffinity(0)) // workers, 1)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=jobs) as target:
@@ -143,7 +143,7 @@ def tune(
     session.exit()
 
 
-def _check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
+def check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
     if workers > 1 and (transfer or fresh):
         other = "--transfer" if transfer else "--fresh"
         remedy = "leave one out, or begin anew by another --seed"
@@ -152,6 +152,12 @@ def _check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
     if workers > gpus:
         raise click.BadParameter(
             f"expected at most {gpus}, as many as there are GPUs here, got {workers}", param_hint="--workers"
+        )
+    kinds = {torch.cuda.get_device_name(index) for index in range(workers)} if torch.cuda.is_available() else set()
+    if len(kinds) > 1:
+        raise click.UsageError(
+            f"expected --workers of GPUs of one kind, got {' and '.join(sorted(kinds))}; tune each kind by itself, with "
+            "CUDA_VISIBLE_DEVICES naming its GPUs"
         )
 
 
