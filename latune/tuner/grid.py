@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from latune.codegen.parameters import Parameter
 from latune.codegen.space import Space
 from latune.config import Config
@@ -15,6 +18,10 @@ from latune.plan import Kernel, Plan, Step
 from latune.problem import Problem
 
 Values = Mapping[str, str | int]
+Indices = npt.NDArray[np.int32]
+
+_NOWHERE = -1
+_OUT_OF_REACH = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -73,36 +80,45 @@ class Grid:
 
     def nearest(self, values: Values, excluded: Collection[Config] = ()) -> Config | None:
         """The feasible config nearest to the values (the first listed of several); None when all are excluded."""
-        coordinates = self._coordinates(values)
-        free = (config for config in self.configs if config not in excluded)
-        return min(free, key=lambda config: self._distance(coordinates, self._located[config]), default=None)
+        if not self.configs:
+            return None
+        steps = self._steps_from(self._coordinates(values))
+        steps[[self._rows[config] for config in excluded if config in self._rows]] = _OUT_OF_REACH
+        row = int(steps.argmin())
+        return None if steps[row] == _OUT_OF_REACH else self.configs[row]
 
     def neighbours(self, config: Config) -> list[Config]:
         """The feasible configs one step away."""
-        here = self._located[config]
-        return [other for other in self.configs if self._distance(here, self._located[other]) == 1]
+        steps = self._steps_from(self._located[self._rows[config]])
+        return [self.configs[row] for row in np.flatnonzero(steps == 1)]
 
     @cached_property
     def _points(self) -> dict[Config, Values]:
         return {config: config.values() for config in self.configs}
 
     @cached_property
-    def _located(self) -> dict[Config, tuple[int | None, ...]]:
-        return {config: self._coordinates(point) for config, point in self._points.items()}
-
-    def _coordinates(self, values: Values) -> tuple[int | None, ...]:
-        """For each axis the index of the value; None where the axis does not apply, or has no such value."""
-        return tuple(
-            axis.values.index(value) if (value := values.get(axis.name)) in axis.values else None for axis in self.axes
-        )
-
-    def _distance(self, here: tuple[int | None, ...], there: tuple[int | None, ...]) -> int:
-        steps = 0
-        for ordinal, one, other in zip(self._ordinal, here, there, strict=True):
-            if one != other and one is not None and other is not None:
-                steps += abs(one - other) if ordinal else 1
-        return steps
+    def _rows(self) -> dict[Config, int]:
+        return {config: row for row, config in enumerate(self.configs)}
 
     @cached_property
-    def _ordinal(self) -> tuple[bool, ...]:
-        return tuple(axis.ordinal for axis in self.axes)
+    def _located(self) -> Indices:
+        """The coordinates of each config."""
+        return np.stack([self._coordinates(point) for point in self._points.values()])
+
+    def _coordinates(self, values: Values) -> Indices:
+        """For each axis the index of the value; -1 where the axis does not apply, or has no such value."""
+        indices = (
+            axis.values.index(value) if (value := values.get(axis.name)) in axis.values else _NOWHERE for axis in self.axes
+        )
+        return np.fromiter(indices, dtype=np.int32, count=len(self.axes))
+
+    def _steps_from(self, here: Indices) -> Indices:
+        """How far each config is from there."""
+        apart = np.abs(self._located - here)
+        steps = np.where(self._ordinal, apart, apart != 0)
+        steps[(self._located == _NOWHERE) | (here == _NOWHERE)] = 0
+        return steps.sum(axis=1, dtype=np.int32)
+
+    @cached_property
+    def _ordinal(self) -> npt.NDArray[np.bool_]:
+        return np.array([axis.ordinal for axis in self.axes], dtype=bool)

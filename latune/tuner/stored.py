@@ -10,7 +10,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from latune.tuner.search import rank
+from latune.tuner.route import rank
 from latune.tuner.storage import open_storage, storage_errors, study_names
 from latune.tuner.study import Trial, trials_of
 

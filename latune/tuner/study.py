@@ -110,14 +110,23 @@ def _thaw(frozen: FrozenTrial) -> Trial:
     return Trial(config=config, measurement=measurement, place=attributes.get("place", frozen.number))
 
 
-def propose(grid: Grid, trials: Sequence[Trial], *, seed: int) -> Iterator[Config]:
+def propose(grid: Grid, trials: Sequence[Trial], pending: Sequence[Config] = (), *, seed: int) -> Iterator[Config]:
     """Configs that TPE would try next: feasible, not among the trials, each once; depends on the arguments alone.
 
     A proposal that breaks a constraint or repeats another gives way to the nearest config that does neither.
+
+    Args:
+        pending: configs whose results are not known yet; none of them is proposed again.
     """
     study, distributions = _rehearsal(seed), _distributions(grid)
+
+    def add_pending(config: Config) -> None:
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=_params(grid, config), distributions=distributions))
+
     study.add_trials([_freeze(grid, trial) for trial in trials])
-    seen = {trial.config for trial in trials}
+    for config in pending:
+        add_pending(config)
+    seen = {*(trial.config for trial in trials), *pending}
     while True:
         asked = study.ask(distributions)
         study.tell(asked, state=TrialState.FAIL)
@@ -125,7 +134,7 @@ def propose(grid: Grid, trials: Sequence[Trial], *, seed: int) -> Iterator[Confi
         if config is None:
             return
         seen.add(config)
-        study.add_trial(create_trial(state=TrialState.RUNNING, params=_params(grid, config), distributions=distributions))
+        add_pending(config)
         yield config
 
 

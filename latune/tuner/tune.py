@@ -22,7 +22,8 @@ from latune.tuner.effort import DEFAULT
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.finals import Finals, Result
 from latune.tuner.podium import entry_of, podium, standing, study_name
-from latune.tuner.search import SearchResult, TrialEvent, batch_of, search
+from latune.tuner.route import batch_of
+from latune.tuner.search import SearchResult, TrialEvent, search
 from latune.tuner.target import open_target
 
 # At least: all that tie with the winner are kept.

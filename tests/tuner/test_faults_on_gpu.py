@@ -22,8 +22,9 @@ from latune.tuner.tune import Settings, Tuned, tune_problem
 from latune.tuner.worker import Worker
 
 PROBLEM = Problem(
-    direction="fwd", decay="constant", dtype="bf16", batch=2, num_heads=8, seqlen=2048, head_dim_k=64, head_dim_v=64
+    direction="fwd", decay="constant", dtype="bf16", batch=4, num_heads=16, seqlen=4096, head_dim_k=64, head_dim_v=64
 )
+"""Large enough for work to take longer than a launch: else what skips it is not found out."""
 TRIALS = 40
 
 

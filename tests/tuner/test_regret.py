@@ -39,7 +39,7 @@ class Judge:
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")
     )
 
-    def prepare(self, plans: Sequence[Plan]) -> None:
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         pass
 
     def __call__(self, plan: Plan) -> Measurement:

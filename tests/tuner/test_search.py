@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +15,8 @@ from latune.config import Config
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.tuner.grid import Grid
-from latune.tuner.search import Route, TrialEvent
+from latune.tuner.route import Route
+from latune.tuner.search import TrialEvent
 from latune.tuner.study import Trial, propose
 
 FEW = """
@@ -118,7 +121,7 @@ def fastest_ms(trials: list[Trial]) -> float:
 def test_the_polish_tries_the_neighbours_of_the_best(synthetic: ModuleType, grid: Grid) -> None:
     near = next(c for c in grid.configs if synthetic.measure(c).median_ms == pytest.approx(1.08 * synthetic.BEST_MS))
     far = [config for config in grid.configs if (synthetic.measure(config).median_ms or 9) > 1.5][:14]
-    trials = [Trial(config=config, measurement=synthetic.measure(config)) for config in (*far, near)]
+    trials = [Trial(config=config, measurement=synthetic.measure(config)) for config in (near, *far)]
     route = Route(grid=grid, starts=(), trials=20, seed=0, batch=5)
     assert set(route.following(trials)) <= set(grid.neighbours(near))
 
@@ -136,15 +139,22 @@ def test_proposals_depend_on_what_was_found(synthetic: ModuleType, grid: Grid) -
     assert proposed("transposed") < 8
 
 
-def test_batches_are_prepared_before_they_are_evaluated(synthetic: ModuleType, tmp_path: Path) -> None:
-    prepared: list[Plan] = []
+def test_a_batch_is_prepared_while_the_one_before_it_is_evaluated(synthetic: ModuleType, tmp_path: Path) -> None:
+    prepared: dict[bool, list[Config]] = {True: [], False: []}
+    ahead_of: list[int] = []
+
+    def prepare(plans: Sequence[Plan], *, urgent: bool) -> None:
+        prepared[urgent] += [plan.steps[0].config for plan in plans]
 
     def evaluate(plan: Plan) -> Measurement:
-        assert plan in prepared
+        assert plan.steps[0].config in prepared[True]
+        ahead_of.append(len(prepared[False]))
         return synthetic.evaluate(plan)
 
-    result = synthetic.run(tmp_path / "a.journal", evaluate, batch=8, prepare=prepared.extend)
-    assert [plan.steps[0].config for plan in prepared] == [trial.config for trial in result.trials]
+    result = synthetic.run(tmp_path / "a.journal", evaluate, batch=8, prepare=prepare)
+    configs = [trial.config for trial in result.trials]
+    assert prepared == {True: configs, False: configs[8:]}
+    assert ahead_of == [8] * 8 + [16] * 8 + [22] * 14
 
 
 def test_events_tell_index_total_and_best(synthetic: ModuleType, tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def evaluated(synthetic: ModuleType, route: Route) -> list[Trial]:
     return trials
 
 
-@pytest.mark.parametrize("batch", [1, 7, 12])
+@pytest.mark.parametrize("batch", [4, 12])
 def test_a_search_ends_when_its_patience_and_the_best_ones_neighbours_do(synthetic: ModuleType, grid: Grid, batch: int) -> None:
     route = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=batch, patience=30)
     trials = evaluated(synthetic, route)
@@ -180,16 +190,17 @@ def test_a_search_ends_when_its_patience_and_the_best_ones_neighbours_do(synthet
     assert not patient.is_settled(trials) and len(evaluated(synthetic, patient)) == 400
 
 
-def test_the_longest_pause_of_a_search_is_its_patience(synthetic: ModuleType, grid: Grid) -> None:
-    """Until then it goes as one without: patience has no part in what is chosen."""
-    patient, impatient = (
-        evaluated(synthetic, Route(grid=grid, starts=(grid.default,), trials=100, seed=0, batch=1, patience=patience))
-        for patience in (None, 30)
-    )
-    shared = next(index for index in range(100) if patient[index] != impatient[index])
-    best_ms = [min(trial.measurement.median_ms or 9 for trial in patient[: index + 1]) for index in range(shared)]
-    assert best_ms[shared - 31] <= 1.01 * best_ms[-1]
-    assert all(best_ms[index - 31] > 1.01 * best_ms[index - 1] for index in range(31, shared))
+def test_until_its_patience_ends_a_search_goes_as_one_without(synthetic: ModuleType, grid: Grid) -> None:
+    """And then, once the batch that was under way has come in, to the neighbours of the best."""
+    plain = Route(grid=grid, starts=(grid.default,), trials=120, seed=0, batch=1)
+    route = replace(plain, patience=30)
+    patient, impatient = evaluated(synthetic, plain), evaluated(synthetic, route)
+    end = next(count for count in range(120) if route.is_settled(patient[:count]))
+    best_ms = [min(trial.measurement.median_ms or 9 for trial in patient[:count]) for count in range(1, end + 1)]
+    assert best_ms[-31] <= 1.01 * best_ms[-1] and all(best_ms[i - 31] > 1.01 * best_ms[i - 1] for i in range(31, end))
+    assert impatient[: end + 1] == patient[: end + 1]
+    fastest = sorted(patient[:end], key=lambda trial: (trial.measurement.median_ms or 9, trial.config))[:3]
+    assert impatient[end + 1].config in {config for trial in fastest for config in grid.neighbours(trial.config)}
 
 
 def test_starts_have_all_been_tried_before_patience_counts(synthetic: ModuleType, grid: Grid) -> None:
@@ -214,3 +225,17 @@ def test_a_search_says_that_it_settled(synthetic: ModuleType, tmp_path: Path) ->
     assert result.best is not None and result.best.measurement.median_ms <= 1.05 * synthetic.BEST_MS
     again = synthetic.run(tmp_path / "a.journal", trials=400, batch=10, patience=20)
     assert (again.stopped, again.resumed) == ("settled", len(result.trials))
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_what_is_ahead_is_what_follows(synthetic: ModuleType, grid: Grid, batch: int) -> None:
+    """Whatever comes of the batch in hand, and in whatever order."""
+    route, trials = Route(grid=grid, starts=(grid.default,), trials=40, seed=0, batch=batch, patience=12), []
+    while following := route.following(trials):
+        ahead = route.ahead(trials)
+        results = [(config, place, synthetic.measure(config)) for config, place in following.items()]
+        other = [Trial(config=config, measurement=Measurement(outcome="timeout"), place=place) for config, place, _ in results]
+        trials += [Trial(config=config, measurement=measurement, place=place) for config, place, measurement in results]
+        assert list(route.following(trials)) == ahead
+        assert list(route.following([*trials[: -len(other)], *other])) == ahead
+    assert len({trial.config for trial in trials}) == len(trials) > 12

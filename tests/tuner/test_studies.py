@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -77,8 +78,11 @@ def kill_at(synthetic: ModuleType, journal: Path, stay_at: int, batch: int) -> l
 
 
 def test_a_torn_last_line_is_cut_off(synthetic: ModuleType, tmp_path: Path) -> None:
+    """By a process that is gone, and holds nothing any more."""
     journal = tmp_path / "a.journal"
-    synthetic.run(journal, trials=5)
+    process = multiprocessing.get_context("fork").Process(target=synthetic.run, args=(journal,), kwargs={"trials": 5})
+    process.start()
+    process.join()
     whole = journal.read_bytes()
     journal.write_bytes(whole[: whole.rindex(b'"measurement"') + 20])
     result = synthetic.run(journal, trials=8)

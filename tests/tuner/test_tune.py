@@ -53,8 +53,8 @@ class Landscape:
         versions = {"torch": "2.13.0", "triton": self.triton, "cuda": None, "driver": None}
         return {**versions, "latune": None, "protocol": "landscape-1"}
 
-    def prepare(self, plans: Sequence[Plan]) -> None:
-        assert plans
+    def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
+        assert plans or not urgent
 
     def __call__(self, plan: Plan) -> Measurement:
         if len(self.evaluated) == self.interrupt_at:

@@ -18,7 +18,7 @@ from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.podium import podium
-from latune.tuner.search import Route, batch_of, rank
+from latune.tuner.route import Route, batch_of, rank
 from latune.tuner.study import Trial
 
 Search = Callable[[Grid, Evaluator, int, int], list[Trial]]
