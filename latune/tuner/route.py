@@ -29,11 +29,6 @@ _SEED_STRIDE = 100_003
 _SEEDS = 2**32
 
 
-def batch_of(trials: int) -> int:
-    """How many configs a search of so many trials chooses at once."""
-    return max(trials // _BATCHES, 1)
-
-
 def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """The correct ones, fastest first."""
     ok = [trial for trial in trials if trial.measurement.ok]
@@ -43,6 +38,10 @@ def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 def _median_ms(trial: Trial) -> float:
     assert trial.measurement.median_ms is not None, "an ok measurement has a median"
     return trial.measurement.median_ms
+
+
+def _batch_of(trials: int) -> int:
+    return max(trials // _BATCHES, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,28 @@ class Route:
     seed: int
     batch: int
     patience: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        grid: Grid,
+        *,
+        trials: int,
+        seed: int,
+        starts: Sequence[Config] = (),
+        batch: int | None = None,
+        patience: int | None = None,
+    ) -> Route:
+        """From the default of the grid's space, what is known besides, and what the space's file says has won somewhere.
+
+        Args:
+            batch: None: what so many trials leave enough batches of.
+
+        Raises:
+            SpaceError: the space has no config for this case.
+        """
+        every = (grid.default, *starts, *grid.starts)
+        return cls(grid=grid, starts=every, trials=trials, seed=seed, batch=batch or _batch_of(trials), patience=patience)
 
     @property
     def total(self) -> int:

@@ -16,7 +16,6 @@ from latune.config import Config
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.grid import Grid
 from latune.tuner.route import Route, rank
 from latune.tuner.study import Study, Trial
 
@@ -82,49 +81,39 @@ class SearchResult:
 
 
 def search(
-    grid: Grid,
+    route: Route,
     evaluate: Evaluate,
     *,
-    trials: int,
-    seed: int,
     study_name: str,
     storage: str | None = None,
     fresh: bool = False,
-    starts: Sequence[Config] = (),
     time_budget_s: float | None = None,
     on_trial: Callable[[TrialEvent], None] | None = None,
-    batch: int = 1,
-    patience: int | None = None,
     prepare: Prepare | None = None,
+    later: Sequence[Plan] = (),
 ) -> SearchResult:
-    """Searches the grid, or goes on with the study of that name.
+    """Follows the route, or goes on with the study of that name.
 
     Args:
         evaluate: called with a plan of the grid's kernel alone.
-        trials: the most evaluations, those of the study's earlier runs included.
         study_name: names problem, GPU, kernel, seed and whatever else a stored evaluation depends on.
         storage: see ``Study``.
         fresh: forget the study's earlier runs.
-        starts: configs to try after the default, before those of the space's file; those outside the grid are passed over.
         time_budget_s: begin no evaluation later than this.
         on_trial: called after each evaluation.
-        batch: how many configs are chosen at once, from the results of the batches before.
-        patience: as ``Route`` has it.
         prepare: called with each batch's plans before the first of them is evaluated, and, not urgent, with the next one's.
+        later: what will be evaluated after this search; prepared, not urgent, behind its first batches.
 
     Several processes may search one study at a time: each evaluates what no other does, and all end with the same trials.
 
     Raises:
-        SpaceError: the space has no config for this case.
         StudyError: evaluations cannot be kept in the storage.
     """
     deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
-    all_starts = (grid.default, *starts, *grid.starts)
-    route = Route(grid=grid, starts=all_starts, trials=trials, seed=seed, batch=batch, patience=patience)
-    study = Study(grid, f"{study_name}-{grid.digest}", storage, fresh=fresh)
+    study = Study(route.grid, f"{study_name}-{route.grid.digest}", storage, fresh=fresh)
     resumed = len(study.trials)
     try:
-        stopped = _walk(route, study, evaluate, deadline, on_trial or _ignore, prepare or _ignore)
+        stopped = _walk(route, study, evaluate, deadline, on_trial or _ignore, prepare or _ignore, later)
     except KeyboardInterrupt:
         stopped = "interrupted"
     return SearchResult(trials=tuple(study.trials), resumed=resumed, stopped=stopped)
@@ -137,13 +126,15 @@ def _walk(
     deadline: float,
     on_trial: Callable[[TrialEvent], None],
     prepare: Prepare,
+    later: Sequence[Plan],
 ) -> str:
     """Evaluates what the route says, and no other process does, until it ends or the time is up; returns which."""
     while batch := route.following(study.trials):
         plans = {config: route.grid.plan(config) for config in batch}
         prepare(list(plans.values()), urgent=True)
         # Compiled while this batch is evaluated: the GPU does not wait between the two.
-        prepare([route.grid.plan(config) for config in route.ahead(study.trials)], urgent=False)
+        prepare([*(route.grid.plan(config) for config in route.ahead(study.trials)), *later], urgent=False)
+        later = ()
         known = len(study.trials)
         for config, place in batch.items():
             if time.monotonic() >= deadline:

@@ -22,7 +22,7 @@ from latune.tuner.effort import DEFAULT
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.finals import Finals, Result
 from latune.tuner.podium import entry_of, podium, standing, study_name
-from latune.tuner.route import batch_of
+from latune.tuner.route import Route
 from latune.tuner.search import SearchResult, TrialEvent, search
 from latune.tuner.target import open_target
 
@@ -174,28 +174,41 @@ class _Searches:
         names, budget_s = self.composer.searched, self.settings.time_budget_s
         deadline = None if budget_s is None else time.monotonic() + budget_s
         results: dict[str, SearchResult] = {}
-        for left, name in zip(range(len(names), 0, -1), names, strict=True):
-            results[name] = self._search(name, None if deadline is None else (deadline - time.monotonic()) / left)
+        for number, name in enumerate(names):
+            time_budget_s = None if deadline is None else (deadline - time.monotonic()) / (len(names) - number)
+            results[name] = self._search(name, time_budget_s, names[number + 1 : number + 2])
             if results[name].stopped == "interrupted":
                 break
         return results
 
-    def _search(self, name: str, time_budget_s: float | None) -> SearchResult:
-        problem, evaluate, settings = self.composer.problem, self.evaluate, self.settings
+    def _search(self, name: str, time_budget_s: float | None, following: Sequence[str]) -> SearchResult:
+        """Of a kernel's space.
+
+        Args:
+            following: whose first batch is compiled meanwhile.
+        """
+        settings = self.settings
+        firsts = [route.grid.plan(config) for route in map(self._route, following) for config in route.following([])]
         return search(
-            self.composer.grid(name),
-            evaluate,
-            trials=settings.trials,
-            seed=settings.seed,
-            study_name=f"{study_name(problem, evaluate, settings.seed)}-{name}",
+            self._route(name),
+            self.evaluate,
+            study_name=f"{study_name(self.composer.problem, self.evaluate, settings.seed)}-{name}",
             storage=settings.storage,
             fresh=settings.fresh,
-            starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
-            batch=batch_of(settings.trials),
+            prepare=self.evaluate.prepare,
+            later=firsts,
+        )
+
+    def _route(self, name: str) -> Route:
+        settings = self.settings
+        return Route.of(
+            self.composer.grid(name),
+            trials=settings.trials,
+            seed=settings.seed,
+            starts=[step.config for plan in self.starts for step in plan.steps if step.kernel == name],
             patience=settings.patience,
-            prepare=evaluate.prepare,
         )
 
 

@@ -21,6 +21,7 @@ from latune.measurement import Measurement
 from latune.plan import KERNELS, Plan
 from latune.problem import Problem
 from latune.tuner.grid import Grid
+from latune.tuner.route import Route
 from latune.tuner.search import SearchResult, search
 
 SPACE = """
@@ -84,9 +85,10 @@ def measure(config: Config) -> Measurement:
 def run(journal: Path, call: Callable[[Plan], Measurement] = evaluate, **changes: object) -> SearchResult:
     """The search of this landscape, with its journal (and the space's file) at a given place."""
     journal.parent.mkdir(parents=True, exist_ok=True)
-    options = {"trials": 30, "seed": 0, "study_name": "synthetic", "storage": str(journal)} | changes
+    options = {"trials": 30, "seed": 0, "batch": 1, "study_name": "synthetic", "storage": str(journal)} | changes
     grid = Grid(options.pop("space", None) or space(journal.parent), PROBLEM, GPU, KERNEL)  # type: ignore[arg-type]
-    return search(grid, call, **options)  # type: ignore[arg-type]
+    of_route = {name: options.pop(name) for name in ("trials", "seed", "starts", "batch", "patience") if name in options}
+    return search(Route.of(grid, **of_route), call, **options)  # type: ignore[arg-type]
 
 
 def digests(result: SearchResult) -> list[str]:

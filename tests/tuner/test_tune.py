@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,8 @@ class Landscape:
     interrupt_at: int = -1
     evaluated: list[Plan] = field(default_factory=list)
     raced: list[Plan] = field(default_factory=list)
+    foreseen: list[tuple[int, Plan]] = field(default_factory=list)
+    """Prepared before there was need, and how many evaluations had been made then."""
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
@@ -55,6 +58,7 @@ class Landscape:
 
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         assert plans or not urgent
+        self.foreseen += [] if urgent else [(len(self.evaluated), plan) for plan in plans]
 
     def __call__(self, plan: Plan) -> Measurement:
         if len(self.evaluated) == self.interrupt_at:
@@ -103,6 +107,18 @@ def settings(tmp_path: Path) -> Settings:
 
 def tuned(problem: Problem, evaluate: Landscape, settings: Settings, **options: object) -> Tuned:
     return tune_problem(problem, None, evaluate, settings, **options)  # type: ignore[arg-type]
+
+
+def test_while_a_kernel_is_searched_the_next_ones_first_batch_is_compiled(settings: Settings) -> None:
+    evaluate = Landscape()
+    result = tuned(BACKWARD, evaluate, replace(settings, trials=16, patience=None))
+    kernels = [plan.steps[0].kernel for plan in evaluate.evaluated]
+    names = list(dict.fromkeys(kernels))
+    assert names == list(result.searches) and len(names) >= 2
+    for name, following in pairwise(names):
+        begun = kernels.index(name)
+        firsts = [plan for plan in evaluate.evaluated if plan.steps[0].kernel == following][:2]
+        assert {(begun, plan) for plan in firsts} <= set(evaluate.foreseen)
 
 
 def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.podium import podium
-from latune.tuner.route import Route, batch_of, rank
+from latune.tuner.route import Route, rank
 from latune.tuner.study import Trial
 
 Search = Callable[[Grid, Evaluator, int, int], list[Trial]]
@@ -30,12 +30,13 @@ _MOST_REFUSALS = 2000
 
 def latune(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
     """What ``latune tune`` does without winners of neighbours."""
-    return _routed(grid, (grid.default, *grid.starts), evaluate, trials, seed)
+    return _routed(Route.of(grid, trials=trials, seed=seed, patience=DEFAULT.patience), evaluate)
 
 
 def without_starts(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
     """As ``latune``, from the space's default alone: nothing that has won before is known."""
-    return _routed(grid, (grid.default,), evaluate, trials, seed)
+    route = Route.of(grid, trials=trials, seed=seed, patience=DEFAULT.patience)
+    return _routed(replace(route, starts=(grid.default,)), evaluate)
 
 
 def at_random(grid: Grid, evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
@@ -80,11 +81,10 @@ def chosen(landscape: Landscape, trials: Sequence[Trial], evaluate: Evaluator) -
     return placed[0][0].steps[0].config if placed else None
 
 
-def _routed(grid: Grid, starts: tuple[Config, ...], evaluate: Evaluator, trials: int, seed: int) -> list[Trial]:
-    route = Route(grid=grid, starts=starts, trials=trials, seed=seed, batch=batch_of(trials), patience=DEFAULT.patience)
+def _routed(route: Route, evaluate: Evaluator) -> list[Trial]:
     done: list[Trial] = []
     while batch := route.following(done):
-        done += [replace(_trial(grid, evaluate, config), place=place) for config, place in batch.items()]
+        done += [replace(_trial(route.grid, evaluate, config), place=place) for config, place in batch.items()]
     return done
 
 

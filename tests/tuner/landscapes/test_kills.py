@@ -11,6 +11,7 @@ from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.landscapes.recorded import RecordedEvaluator
+from latune.tuner.route import Route
 from latune.tuner.search import SearchResult, search
 from latune.tuner.study import Study, Trial
 
@@ -31,7 +32,8 @@ def run(landscape: Landscape, journal: Path, begun: Path) -> SearchResult:
         sum(range(_WORK))
         return recorded(plan)
 
-    return search(landscape.grid, evaluate, trials=TRIALS, seed=3, study_name="killed", storage=str(journal), batch=5)
+    route = Route.of(landscape.grid, trials=TRIALS, seed=3, batch=5)
+    return search(route, evaluate, study_name="killed", storage=str(journal))
 
 
 def lines_of(begun: Path) -> list[str]:
