@@ -126,7 +126,9 @@ def tune(
             fresh=not resume,
             time_budget_s=time_budget_s,
         )
-        session = Session(target=target.remembering(storage, fresh=not resume), output=output)
+        # A transfer keeps nothing but entries.
+        judge = target if transfer else target.remembering(storage, fresh=not resume)
+        session = Session(target=judge, output=output)
         tune_all = session.transfer if transfer else session.search
         announced = session.announce(problems)
         with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):
@@ -148,12 +150,14 @@ def check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
         other = "--transfer" if transfer else "--fresh"
         remedy = "leave one out, or begin anew by another --seed"
         raise click.UsageError(f"expected --workers without {other}, which each process would do for itself: {remedy}")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else workers
+    if workers == 1 or not torch.cuda.is_available():
+        return
+    gpus = torch.cuda.device_count()
     if workers > gpus:
         raise click.BadParameter(
             f"expected at most {gpus}, as many as there are GPUs here, got {workers}", param_hint="--workers"
         )
-    kinds = {torch.cuda.get_device_name(index) for index in range(workers)} if torch.cuda.is_available() else set()
+    kinds = {torch.cuda.get_device_name(index) for index in range(workers)}
     if len(kinds) > 1:
         raise click.UsageError(
             f"expected --workers of GPUs of one kind, got {' and '.join(sorted(kinds))}; tune each kind by itself, with "

@@ -17,6 +17,7 @@ from latune.problem import Problem
 from latune.tuner.effort import EFFORTS
 from latune.tuner.search import SearchResult
 from latune.tuner.study import Trial
+from latune.tuner.target import Target
 from latune.tuner.tune import Settings, Tuned
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,100,16")
@@ -64,6 +65,27 @@ def test_the_more_effort_the_more_trials() -> None:
 def test_transfer_has_no_effort(run) -> None:
     result = run("tune", *SHAPE, "--transfer", "--effort", "quick")
     assert result.exit_code == 2 and "without --effort" in result.stderr
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), [True]), (("--transfer",), [])])
+def test_only_searches_ask_what_failed_before(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, run, options: tuple[str, ...], expected: list[bool]
+) -> None:
+    """A transfer stores nothing but entries: where it writes those, it needs no other place."""
+    asked: list[bool] = []
+
+    def remembering(self: Target, storage: str | None, *, fresh: bool) -> Target:
+        asked.append(True)
+        return self
+
+    def nothing(*_: object, **__: object) -> Tuned:
+        raise LatuneError("enough")
+
+    monkeypatch.setattr(Target, "remembering", remembering)
+    monkeypatch.setattr(session, "tune_problem", nothing)
+    monkeypatch.setattr(session, "transfer_problem", nothing)
+    assert run("tune", *SHAPE, *options).exit_code == 1
+    assert asked == expected
 
 
 def test_a_summary_accounts_for_every_trial_and_says_why_searches_ended() -> None:

@@ -6,14 +6,13 @@ import os
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from waiting import wait_until
 
 from latune.cache.entry import Entry
 from latune.cache.store import read_cache
@@ -33,13 +32,13 @@ def begin(root: Path) -> subprocess.Popen[bytes]:
 
 def measured(root: Path) -> list[dict]:
     """What the search has stored, in order."""
-    journals = [path for path in root.glob("studies/*-s0-o-*.journal") if path.stat().st_size]
-    for path in journals:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        (study,) = storage.get_all_studies()
-        trials = [trial.user_attrs for trial in storage.get_all_trials(study._study_id) if "measurement" in trial.user_attrs]
-        return [{name: trial[name] for name in ("config", "measurement", "place")} for trial in trials]
-    return []
+    path = next((path for path in root.glob("studies/*-s0-o-*.journal") if path.stat().st_size), None)
+    if path is None:
+        return []
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    (study,) = storage.get_all_studies()
+    trials = [trial.user_attrs for trial in storage.get_all_trials(study._study_id) if "measurement" in trial.user_attrs]
+    return [{name: trial[name] for name in ("config", "measurement", "place")} for trial in trials]
 
 
 def entry_of(root: Path) -> Entry:
@@ -65,15 +64,6 @@ def _environment(process: Path) -> bytes:
         return b""
 
 
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def killed(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
     """Kills runs at random moments, each begun anew once it is whole; returns how many were killed, and in how many runs."""
     whole = folder / "whole"
@@ -90,7 +80,7 @@ def killed(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
                 process.kill()
                 process.wait()
                 done += 1
-            assert within(10, partial(is_alone, root)), left_behind(root)
+            assert wait_until(partial(is_alone, root)), left_behind(root)
             stored = measured(root)
             assert stored == measured(whole)[: len(stored)]
         assert (begin(root).wait() if code is None else code) == 0

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from latune.config import Config
 from latune.errors import WorkerError
@@ -59,15 +59,6 @@ def gone(pid: int) -> bool:
         return fields[0] == "Z" and int(fields[17]) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_process_persists_and_prepares_a_problem_once(worker: Worker) -> None:
