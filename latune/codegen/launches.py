@@ -16,7 +16,7 @@ from latune.codegen.dtypes import TORCH_DTYPES
 from latune.codegen.load import with_kernels
 from latune.problem import Problem
 
-_POINTER_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+_POINTER_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 _ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -50,9 +50,13 @@ def record_launches(module: ModuleType, problem: Problem) -> list[Launch]:
     """Runs the module's host function on tensors without storage and notes its launches instead of making them."""
     launches: list[Launch] = []
     function = getattr(module, {"fwd": "forward", "bwd": "backward"}[problem.direction])
-    recorded = with_kernels(function, lambda kernel: _Recorder(kernel, launches.append))
+    recorded = with_kernels(function, lambda kernel: _Recorder(kernel, launches.append), lambda _: _meta_counters)
     recorded(**_arguments(function, problem))
     return launches
+
+
+def _meta_counters(device: torch.device, count: int) -> torch.Tensor:
+    return torch.empty(count, dtype=torch.int32, device=device)
 
 
 class _Recorder:

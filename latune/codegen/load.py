@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from triton.runtime.jit import JITFunction
 
 from latune import paths
@@ -61,13 +62,27 @@ def load(source: Source) -> ModuleType:
     return _import(_file(source.text, lambda: source.text))
 
 
-def with_kernels(function: Callable[..., Any], stand_in: Callable[[JITFunction], object]) -> Callable[..., Any]:
+Counters = Callable[[torch.device, int], torch.Tensor]
+"""What gives a generated module's launches the counters that they meet at."""
+
+COUNTERS = "_counters"
+"""Its name in a module that has such launches."""
+
+
+def with_kernels(
+    function: Callable[..., Any], stand_in: Callable[[JITFunction], object], counters: Callable[[Counters], Counters]
+) -> Callable[..., Any]:
     """A generated module's host function over ``stand_in(kernel)`` in the place of each kernel.
 
     The module keeps its own: other threads may run it meanwhile.
+
+    Args:
+        counters: makes of the module's counters what stands in their place.
     """
     assert isinstance(function, FunctionType), f"expected a generated module's function, got {function!r}"
     names = {name: stand_in(x) if isinstance(x, JITFunction) else x for name, x in function.__globals__.items()}
+    if COUNTERS in names:
+        names[COUNTERS] = counters(names[COUNTERS])
     return FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
 
 

@@ -58,9 +58,7 @@ class ModuleView:
     @property
     def uses_descriptors(self) -> bool:
         """Triton's own; kernels in Gluon have theirs."""
-        return any(
-            step.loads == "tma" or (step.specialized and (step.makes_states or step.makes_checkpoints)) for step in self.steps
-        )
+        return any(step.loads == "tma" or (step.specialized and step.has_first_pass) for step in self.steps)
 
     @property
     def specialized(self) -> bool:
@@ -73,6 +71,10 @@ class ModuleView:
     @property
     def loads_checkpoints(self) -> bool:
         return any(step.loads_checkpoints for step in self.steps)
+
+    @property
+    def cooperates(self) -> bool:
+        return any(step.cooperates for step in self.steps)
 
     @property
     def has_opaque(self) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property
 from latune.plan import KERNELS, Kernel, Step
 from latune.problem import Problem, tile_width
 
-_SEGMENTED = ("split", "scan", "remainder")
+_SEGMENTED = ("split", "scan", "remainder", "cooperative")
 
 
 @dataclass(frozen=True, kw_only=True)

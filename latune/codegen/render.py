@@ -73,7 +73,8 @@ def _views(problem: Problem, plan: Plan) -> list[StepView]:
                 view,
                 follows=index > 0,
                 precedes=index < last,
-                chained=plan.is_chained,
+                # Waiting for one another, programs have to start together.
+                chained=plan.is_chained and not view.cooperates,
                 alongside=not (used and (view.makes_states or (lends and index == last))),
                 may_borrow=lends and index < last,
             )

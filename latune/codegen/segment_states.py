@@ -15,7 +15,7 @@ from latune.plan import Plan, Step
 from latune.problem import Problem
 
 # Those that cut every head alike.
-_ALGORITHMS = ("split", "scan")
+_ALGORITHMS = ("split", "scan", "cooperative")
 
 
 def keeping_states(forward: Plan) -> Plan | None:

@@ -18,7 +18,7 @@ class StateFlow(Partition):
     @property
     def scanned(self) -> bool:
         """Each segment starts from the state that a scan over them has left."""
-        return self.algorithm == "scan"
+        return self.algorithm in ("scan", "cooperative")
 
     @property
     def sums_segments(self) -> bool:
@@ -37,8 +37,13 @@ class StateFlow(Partition):
 
     @property
     def makes_states(self) -> bool:
-        """A kernel of its own makes the states of its segments."""
+        """It makes the states of its segments."""
         return self.segmented and not self.given
+
+    @property
+    def cooperates(self) -> bool:
+        """Its main kernel does, whose programs wait for one another."""
+        return self.makes_states and self.algorithm == "cooperative"
 
     @property
     def reads_checkpoints(self) -> bool:
@@ -72,7 +77,7 @@ class StateFlow(Partition):
     @property
     def has_first_pass(self) -> bool:
         """A kernel of its own runs ahead of the main one."""
-        return self.makes_states or self.makes_checkpoints
+        return self.makes_checkpoints or (self.makes_states and not self.cooperates)
 
     @property
     def stored_head(self) -> str:

@@ -230,10 +230,11 @@ class StepView(StateFlow):
     @property
     def states(self) -> list[str]:
         """State arguments of the main kernel, in order."""
-        given = None if self.scanned else self.state_in
+        given = self.state_in if self.cooperates or not self.scanned else None
         scratch = "segment_states" if self.segmented else None
+        counters = "counters" if self.cooperates else None
         checkpoints = "checkpoints" if self.uses_checkpoints else None
-        return [name for name in (given, self.state_out, scratch, checkpoints) if name]
+        return [name for name in (given, self.state_out, scratch, counters, checkpoints) if name]
 
     @property
     def states_of_walk(self) -> list[str]:

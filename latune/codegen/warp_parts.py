@@ -33,13 +33,25 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     score = [*(rings if decayed else rings[:2]), *made, *_BARRIERS, *slope, "scale"]
     walk = [*outputs, *rings, *made, f"staged_{step.out.name}", *barriers, *slope, *step.states, "scale", *which, *place]
 
+    if step.cooperates:
+        load += ["own_row", "own_chunks"]
+        score += ["own_chunks"]
+        walk += ["own_chunks"]
     load += ["BLOCK_D"] if step.num_tiles > 1 else []
     score += ["first_row", "seqlen"] if ragged and not step.reverse else []
     score += ["num_chunks", "BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
     walk += ["seqlen"] if step.states or ragged else []
     walk += ["i_bh", "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
-    return {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
+    of_scan = [
+        "segment_states",
+        *([step.state_in] if step.state_in else []),
+        *slope,
+        *(["scale"] if step.reverse and step.state_in else []),
+    ]
+    of_scan += ["i_bh", "i_s", "column", "seqlen", "segment_rows", "num_segments", "D", "E", "BLOCK_E"]
+    of_parts = {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
+    return of_parts | ({"scan": of_scan} if step.cooperates else {})
 
 
 def _of_a_walk(step: StepView) -> dict[str, list[str]]:

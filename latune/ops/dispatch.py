@@ -32,8 +32,9 @@ _UNLAUNCHABLE = (CompilationError, OutOfResources, PTXASError)
 LAUNCH_ERRORS = (*_UNLAUNCHABLE, RuntimeError)
 """Among what these say may be that a plan cannot be compiled or launched; a decision tells (``Decision.refused``)."""
 
-# Of RuntimeErrors: a pass of the compiler that failed, and a launch that the driver refuses, such as too large a grid.
-_UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument")
+# Of RuntimeErrors: a pass of the compiler that failed, and launches that the driver refuses, such as of too large a grid, or
+# of more programs than can run at once where they wait for one another.
+_UNLAUNCHABLE_PHRASES = ("PassManager", "Triton Error [CUDA]: invalid argument", "too many blocks in cooperative launch")
 
 _decisions: dict[tuple[int, Bucket, Plan | None, bool], Decision] = {}
 _lock = threading.Lock()

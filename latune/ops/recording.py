@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from triton.compiler import CompiledKernel
 
+from latune.codegen.load import Counters
+
 Tensors = tuple[Tensor, ...]
 HostFunction = Callable[..., Tensors]
 
@@ -31,6 +33,14 @@ class Address:
     """An argument of a launch: a tensor's address. Tensors are numbered: the inputs, then the allocations."""
 
     tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCounters:
+    """An argument of a launch: counters that the module gives to a call, and to others as well."""
+
+    counters: Counters
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from triton.runtime import driver
 from latune.ops import direct
 from latune.ops.context import ensure_context
 from latune.ops.dispatch import Decision
-from latune.ops.recording import Address, Allocation, Descriptor, Launch, Recording, Scale, Tensors
+from latune.ops.recording import Address, Allocation, Descriptor, Launch, Recording, Scale, SharedCounters, Tensors
 
 _ALIGNMENT_BYTES = 16
 
@@ -28,7 +28,8 @@ class Replay:
     """Takes the scale and the tensors of a call of the recorded signature, None where one is absent.
 
     Every call allocates its own outputs. It gathers its values in one list: the inputs' addresses, the scale, the stream,
-    the allocations' addresses, the encoded descriptors, the constants. Each launch then picks its arguments from there.
+    the allocations' addresses, the counters', the encoded descriptors, the constants. Each launch then picks its arguments
+    from there.
 
     Attributes:
         decision: whose call was recorded.
@@ -46,6 +47,7 @@ class Replay:
         self._current_stream = driver.active.get_current_stream
         self._allocate = [_allocator(x, device) for x in recording.allocations]
         self._launches = [(direct.launcher(launch.compiled), layout.arguments(launch)) for launch in recording.launches]
+        self._counters = [functools.partial(shared.counters, device, shared.count) for shared in layout.counters]
         self._descriptors = layout.descriptors
         self._constants = layout.constants
 
@@ -61,6 +63,7 @@ class Replay:
         allocated = [allocate() for allocate in self._allocate]
         values += (scale, self._current_stream(self._device))
         values += [x.data_ptr() for x in allocated]
+        values += [counters().data_ptr() for counters in self._counters]
         values += [encode(values[tensor]) for encode, tensor in self._descriptors]
         values += self._constants
         for launch, arguments in self._launches:
@@ -87,12 +90,14 @@ class _Layout:
     """Where in the list of values each thing is."""
 
     def __init__(self, recording: Recording) -> None:
+        self.counters: list[SharedCounters] = []
         self.descriptors: list[tuple[Callable[[int], object], int]] = []
         self.constants: list[object] = []
         self._num_inputs = self._scale = recording.num_inputs
         self._stream = self._scale + 1
-        self._first_descriptor = self._stream + 1 + len(recording.allocations)
+        self._first_counters = self._stream + 1 + len(recording.allocations)
         arguments = [argument for launch in recording.launches for argument in launch.arguments]
+        self._first_descriptor = self._first_counters + sum(isinstance(x, SharedCounters) for x in arguments)
         self._first_constant = self._first_descriptor + sum(isinstance(x, Descriptor) for x in arguments)
 
     def arguments(self, launch: Launch) -> Callable[[list[object]], tuple[object, ...]]:
@@ -112,6 +117,9 @@ class _Layout:
     def _place(self, argument: object) -> list[int]:
         if isinstance(argument, Address):
             return [self._tensor(argument.tensor)]
+        if isinstance(argument, SharedCounters):
+            self.counters.append(argument)
+            return [self._first_counters + len(self.counters) - 1]
         return [self._scale] if isinstance(argument, Scale) else self._constants(argument)
 
     def _descriptor(self, descriptor: Descriptor, metadata: dict[str, object]) -> list[int]:

@@ -14,8 +14,18 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDe
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from latune.codegen.load import with_kernels
-from latune.ops.recording import Address, Allocation, Descriptor, HostFunction, Launch, Recording, Scale, Tensors
+from latune.codegen.load import Counters, with_kernels
+from latune.ops.recording import (
+    Address,
+    Allocation,
+    Descriptor,
+    HostFunction,
+    Launch,
+    Recording,
+    Scale,
+    SharedCounters,
+    Tensors,
+)
 
 _aten = torch.ops.aten
 _ALLOCATIONS = (_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided)
@@ -34,7 +44,7 @@ def record(function: HostFunction, arguments: Sequence[Tensor | float]) -> tuple
     own = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
     tape = _Tape()
     with tape:
-        outputs = with_kernels(function, lambda kernel: _Watched(kernel, tape))(*own)
+        outputs = with_kernels(function, lambda kernel: _Watched(kernel, tape), tape.watched)(*own)
     try:
         return outputs, tape.recording(own, outputs)
     except _UnrecordableError:
@@ -52,6 +62,7 @@ class _Tape(TorchDispatchMode):
         super().__init__()
         self._allocated: list[Tensor] = []
         self._launched: list[_Launched] = []
+        self._counters: list[tuple[Tensor, SharedCounters]] = []
         self._computed = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -65,13 +76,25 @@ class _Tape(TorchDispatchMode):
     def note(self, launched: _Launched) -> None:
         self._launched.append(launched)
 
+    def watched(self, counters: Counters) -> Counters:
+        """Stands for a module's counters: gives them, made where need be, and notes that it did."""
+
+        def give(device: torch.device, count: int) -> Tensor:
+            computed = self._computed
+            given = counters(device, count)
+            self._computed = computed
+            self._counters.append((given, SharedCounters(counters, count)))
+            return given
+
+        return give
+
     def recording(self, arguments: Sequence[Tensor | float], outputs: Sequence[Tensor]) -> Recording:
         """What was seen, with tensors by their numbers; what was allocated and not used is left out."""
         if self._computed or not self._launched:
             raise _UnrecordableError
         inputs = [x for x in arguments if isinstance(x, Tensor)]
         (scale,) = (x for x in arguments if not isinstance(x, Tensor))
-        symbols = _Symbols(inputs, scale, self._allocated)
+        symbols = _Symbols(inputs, scale, self._allocated, self._counters)
         if [symbols.number(x) for x in outputs] != list(range(len(inputs), len(inputs) + len(outputs))):
             raise _UnrecordableError
         launches = tuple(launched.symbolic(symbols) for launched in self._launched if 0 not in launched.grid)
@@ -89,11 +112,18 @@ class _Symbols:
     Inputs are told apart by identity, since they may share memory; allocations, which may be aliased, by address.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], scale: float, allocated: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        scale: float,
+        allocated: Sequence[Tensor],
+        counters: Sequence[tuple[Tensor, SharedCounters]],
+    ) -> None:
         self.used: list[Tensor] = []
         self._inputs = inputs
         self._scale = scale
         self._allocated = {x.data_ptr(): x for x in allocated}
+        self._counters = {id(x): shared for x, shared in counters}
 
     def number(self, tensor: Tensor) -> int:
         for number, known in enumerate((*self._inputs, *self.used)):
@@ -106,6 +136,8 @@ class _Symbols:
         return len(self._inputs) + len(self.used) - 1
 
     def of(self, value: object) -> object:
+        if id(value) in self._counters:
+            return self._counters[id(value)]
         if isinstance(value, Tensor):
             return Address(self.number(value))
         if isinstance(value, (TensorDescriptor, SharedDescriptor)):

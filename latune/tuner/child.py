@@ -29,6 +29,7 @@ _PHRASES = {
         "out of memory",
         "out of resource",
         "too many resources requested",
+        "too many blocks in cooperative launch",
         "triton error [cuda]: invalid argument",
     ),
     "compile_error": ("passmanager::run failed", "ptxas", "ptx codegen", "kernel image", "invalid ptx", "ptx jit"),

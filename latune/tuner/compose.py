@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from latune.codegen.kept import handing_over
 from latune.codegen.partition import Partition
 from latune.codegen.space import Space, load_space
+from latune.codegen.state_flow import StateFlow
 from latune.config import Config
 from latune.gpu import Gpu
 from latune.plan import FORMS, KERNELS, Plan, Step
@@ -171,8 +172,10 @@ class Composer:
 
     def _chained(self, plan: Plan) -> Plan | None:
         """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
-        segmented = any(Partition(problem=self.problem, step=step).segmented for step in plan.steps)
-        return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and (len(plan.steps) > 1 or segmented) else None
+        flows = [StateFlow(problem=self.problem, step=step) for step in plan.steps]
+        several = len(flows) > 1 or any(flow.segmented for flow in flows)
+        chains = several and not all(flow.cooperates for flow in flows)
+        return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and chains else None
 
     def _behind(self, plan: Plan) -> list[Plan]:
         """The plan with dq by the forward config ahead, or only cut as that is: so that dq is given the segments' states."""
@@ -220,9 +223,10 @@ class Composer:
         return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
 
     def _cuts(self, name: str, config: Config) -> list[Config]:
-        """The config as it is, in segments that give each SM one program or two, and with a scan of the former's states."""
+        """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise."""
         once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
-        return [config, once, twice, *([replace(once, algorithm="scan")] if once.algorithm == "split" else [])]
+        others = ("scan", "cooperative") if once.algorithm == "split" else ()
+        return [config, once, twice, *(replace(once, algorithm=other) for other in others)]
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
         """The config by ``split``, with ``waves`` programs for each SM, if each head then has two segments; else as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ import torch
 from gluon_emulator import emulated
 from torch import Tensor
 
+from latune.codegen.kept import handing_over
 from latune.codegen.render import render
 from latune.ops import reference
 from latune.plan import Plan
@@ -25,10 +27,14 @@ CHECKPOINT_ROWS = 128
 FORM = {"state_layout": "transposed", "branched": "none", "num_stages": 3}
 BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
 # Four segments of a head; or two heads whole, and the third in two segments.
-PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4}
+PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24}
 
-algorithms = pytest.mark.parametrize("algorithm", PROGRAMS)
+BY_ALL = [algorithm for algorithm in PROGRAMS if algorithm != "cooperative"]
+algorithms = pytest.mark.parametrize("algorithm", BY_ALL)
 forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
+algorithms_and_forms = pytest.mark.parametrize(
+    ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized")]
+)
 # With the key side in one tile; and in three or four of them, as many as hold it.
 sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
@@ -131,8 +137,7 @@ def plan_for(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@forms
-@algorithms
+@algorithms_and_forms
 @sizes
 @states
 @decays
@@ -172,6 +177,22 @@ def test_dk_and_dv_come_side_by_side(
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, algorithm, loads, ("dq", "dk_dv"), BLOCK_D=block_d)
     check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+
+
+@pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative"])
+@states
+def test_dq_starts_from_the_states_that_a_forward_pass_has_left(
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, with_states: bool
+) -> None:
+    problem = problem_for(problem_of, "fwd", 200, with_states, "constant")
+    behind = replace(problem, direction="bwd")
+    inputs = Inputs.of(problem)
+    forward = plan_for(plan_of, problem, algorithm, "specialized", BLOCK_D=32)
+    handed = handing_over(forward, plan_for(plan_of, behind, "split", "specialized", BLOCK_D=32), problem)
+    assert handed is not None
+    *results, states = inputs.results(render(problem, handed[0]).text)
+    check(results, inputs.expected(problem))
+    check(inputs.results(render(behind, handed[1]).text, states), inputs.expected(behind))
 
 
 @forms

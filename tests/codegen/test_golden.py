@@ -1,4 +1,4 @@
-"""Ten whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
+"""Eleven whole modules, compared literally. ``LATUNE_ACCEPT_GOLDEN=1 pytest tests/codegen/test_golden.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def forward_by_warps_of_their_own(problem_of: ProblemOf, plan_of: PlanOf) -> Cas
     choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
     plan = plan_of("o", algorithm="split", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=3)
     return problem_of(batch=1, num_heads=8, seqlen=8192, needs_final_state=True), plan
+
+
+def forward_of_programs_that_wait_for_one_another(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
+    choices = {"state_layout": "transposed", "branched": "none", "loads": "specialized"}
+    plan = plan_of("o", algorithm="cooperative", **choices, BLOCK_N=64, PROGRAMS=128, num_stages=4)
+    return problem_of(batch=1, num_heads=8, seqlen=8192, has_initial_state=True), plan
 
 
 def forward_fed_by_a_producer(problem_of: ProblemOf, plan_of: PlanOf) -> Case:
@@ -86,6 +92,7 @@ def backward_in_one_walk_by_warps_of_their_own(problem_of: ProblemOf, plan_of: P
 CASES = (
     forward,
     forward_by_warps_of_their_own,
+    forward_of_programs_that_wait_for_one_another,
     forward_fed_by_a_producer,
     backward_split_and_fused,
     backward_three_streams,

@@ -35,7 +35,7 @@ def test_a_forward_plan_in_segments_keeps_their_states_and_no_other(plan_of: Pla
     assert keeping_states(plan_of("o", algorithm="remainder", PROGRAMS=4)) is None
 
 
-@pytest.mark.parametrize("algorithm", ["split", "scan"])
+@pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums_and_comes_last(
     problem_of: ProblemOf, plan_of: PlanOf, layout: str, algorithm: str

@@ -25,7 +25,9 @@ from latune.tuner.worker import Worker
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
 
-ALGORITHMS = ("sequential", "split", "scan", "remainder")
+# Of those that one warp feeds, and of streams side by side; and with them those whose programs wait for one another.
+BY_ALL = ("sequential", "split", "scan", "remainder")
+ALGORITHMS = (*BY_ALL, "cooperative")
 SPECIALIZED = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64, "num_stages": 3}
 # Loads alone have warps of their own.
 PRODUCER = {**SPECIALIZED, "loads": "producer", "BLOCK_E": 128, "num_warps": 8}
@@ -48,7 +50,6 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
         for kernels in (("o",), ("dq", "dk", "dv")):
             form = {**SPECIALIZED, "algorithm": algorithm, "decay_mode": mode, "BLOCK_D": block_d}
             plan = plan_of(*kernels, **form)
-            of_a_producer = plan_of(*kernels, **(form | PRODUCER | {"BLOCK_D": block_d, "algorithm": algorithm}))
             problem = problem_of(
                 "fwd" if kernels == ("o",) else "bwd",
                 decay="constant" if mode else "none",
@@ -58,6 +59,10 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                 needs_final_state=wanted,
             )
             yield problem, plan
+            if algorithm not in BY_ALL:
+                yield problem, plan.chained()
+                continue
+            of_a_producer = plan_of(*kernels, **(form | PRODUCER | {"BLOCK_D": block_d, "algorithm": algorithm}))
             yield problem, of_a_producer
             if algorithm == "split":
                 yield problem, plan.chained()
@@ -95,7 +100,7 @@ def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
         assert not re.search(r"slope|exp2|\bexp\b|_decayed|LOG2|across|to_state", body(text))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize(
     ("form", "most"),
     [(SPECIALIZED | {"BLOCK_D": 256, "BLOCK_E": 64}, 0), (PRODUCER | {"BLOCK_D": 128}, 16)],
@@ -150,7 +155,7 @@ def test_each_algorithm_is_right(
 @on_hopper
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [96, 128, 192, 256])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
 def test_dk_and_dv_side_by_side_are_right(
     worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool], algorithm: str, width: int
@@ -175,19 +180,21 @@ OTHER_WIDTHS = {
 @on_hopper
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", OTHER_WIDTHS)
+@pytest.mark.parametrize("algorithm", ["sequential", "cooperative"])
 @pytest.mark.parametrize("kernels", [("o",), ("dq", "dk", "dv")], ids=["forward", "backward"])
 def test_other_widths_are_right(
-    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, kernels: tuple[str, ...], name: str
+    worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, kernels: tuple[str, ...], algorithm: str, name: str
 ) -> None:
     shape, blocks = OTHER_WIDTHS[name]
     direction = "fwd" if kernels == ("o",) else "bwd"
-    check(worker, problem_of(direction, **SMALL, **shape), plan_of(*kernels, **{**SPECIALIZED, **blocks}))
+    plan = plan_of(*kernels, algorithm=algorithm, PROGRAMS=128, **{**SPECIALIZED, **blocks})
+    check(worker, problem_of(direction, **SMALL, **shape), plan)
 
 
 @on_hopper
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize("kernels", [("o",), ("dq", "dk", "dv"), ("dq", "dk_dv")], ids=["forward", "backward", "side-by-side"])
 @pytest.mark.parametrize(("width", "blocks"), [(128, (128, 4)), (192, (64, 3)), (256, (128, 2))], ids=["128", "192", "256"])
 def test_a_producer_and_those_it_feeds_are_right(

@@ -8,11 +8,13 @@ used. So a read too early, or a buffer reused too early, is a wrong result under
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import inspect
 import itertools
 import types
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -21,6 +23,8 @@ import numpy as np
 import torch
 from gluon_memory import BarrierLayout, Barriers, Descriptor, Loaded, Pointer, Shared, load, store
 from warps import Barrier, Partition, Scheduler
+
+from latune.codegen.load import COUNTERS
 
 # A product or a store is late this often, else it is done at once.
 _LATE = 0.7
@@ -40,7 +44,20 @@ def emulated(text: str, seed: int) -> dict[str, Callable[..., Any]]:
     tree = ast.fix_missing_locations(_Plain().visit(ast.parse(text)))
     names = _Device(Random(seed)).names()
     exec(compile(tree, "<emulated>", "exec"), names)
+    if COUNTERS in names:
+        names[COUNTERS] = _Counters().of
     return names
+
+
+class _Counters:
+    """One stream's."""
+
+    def __init__(self) -> None:
+        self._zeros = torch.zeros(64, dtype=torch.int32)
+
+    def of(self, device: torch.device, count: int) -> torch.Tensor:
+        assert not self._zeros.any(), "a launch has left counters otherwise than it found them"
+        return self._zeros[:count]
 
 
 class _Plain(ast.NodeTransformer):
@@ -101,9 +118,10 @@ class _Kernel:
             parameters = inspect.signature(self._function).parameters
             constexprs = {name: value for name, value in keywords.items() if name in parameters}
             pointers = [Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
-            for program in itertools.product(*map(range, grid)):
-                self._device.program = program
-                self._function(*pointers, **constexprs)
+            with self._device.together() if keywords.get("launch_cooperative_grid") else contextlib.nullcontext():
+                for program in itertools.product(*map(range, grid)):
+                    self._device.program = program
+                    self._function(*pointers, **constexprs)
 
         return launch
 
@@ -115,8 +133,19 @@ class _Device:
         self.program: tuple[int, ...] = ()
         self._random = random
         self._scheduler = Scheduler(random)
+        self._together: list[Callable[[], None]] | None = None
+        self._programs: dict[Partition | None, tuple[int, ...]] = {}
+        self._polled: dict[Partition | None, int] = {}
         self._products: dict[Partition | None, deque[_Product]] = defaultdict(deque)
         self._stores: dict[Partition | None, list[Callable[[], None]]] = defaultdict(list)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """The parts of all programs that are launched meanwhile take turns with one another; else those of one at a time."""
+        self._together = []
+        yield
+        works, self._together = self._together, None
+        self._run(works)
 
     def names(self) -> dict[str, Any]:
         """The globals of an emulated module."""
@@ -161,6 +190,7 @@ class _Device:
             exp2=np.exp2,
             maximum=np.maximum,
             minimum=np.minimum,
+            pointer_type=_nothing,
             trans=np.transpose,
             where=np.where,
             arange=lambda start, stop, layout=None: np.arange(start, stop),
@@ -174,9 +204,11 @@ class _Device:
             store=store,
             permute=np.transpose,
             num_warps=lambda: 4,
-            program_id=lambda axis: self.program[axis],
+            program_id=lambda axis: self._programs.get(self._scheduler.current, self.program)[axis],
             range=lambda *bounds, **options: range(*bounds),
             static_range=range,
+            atomic_add=self._add,
+            barrier=_nothing,
             allocate_shared_memory=self._allocate,
             warp_specialize=self._specialize,
         )
@@ -193,7 +225,20 @@ class _Device:
         self, parts: list[tuple[_Kernel, tuple[Any, ...]]], worker_num_warps: list[int], worker_num_regs: list[int]
     ) -> None:
         assert len(parts) - 1 == len(worker_num_warps) == len(worker_num_regs)
-        self._scheduler.run(*(lambda part=part, arguments=arguments: part(*arguments) for part, arguments in parts))
+        program = self.program
+
+        def work(part: _Kernel, arguments: tuple[Any, ...]) -> None:
+            self._programs[self._scheduler.current] = program
+            part(*arguments)
+
+        works = [functools.partial(work, part, arguments) for part, arguments in parts]
+        if self._together is None:
+            self._run(works)
+        else:
+            self._together += works
+
+    def _run(self, works: list[Callable[[], None]]) -> None:
+        self._scheduler.run(*works)
         assert not any(self._products.values()) and not any(self._stores.values()), "a part ends with work in flight"
 
     def _wait(self, barrier: Barrier, parity: int) -> None:
@@ -203,6 +248,18 @@ class _Device:
         self._scheduler.pause()
         barrier.arrive(count)
         self._scheduler.pause()
+
+    def _add(self, counter: Pointer, value: int) -> int:
+        """Of zero, is a poll: the next one comes when there is something new."""
+        current = self._scheduler.current
+        before = self._polled.pop(current, None)
+        self._scheduler.pause(lambda: value > 0 or counter.elements[counter.offsets] != before)
+        found = int(counter.elements[counter.offsets])
+        counter.elements[counter.offsets] += value
+        if value == 0:
+            self._polled[current] = found
+        self._scheduler.pause()
+        return found
 
     def _load_block(self, source: Descriptor, corner: list[int], barrier: Barrier, target: Shared) -> None:
         def transfer() -> None:

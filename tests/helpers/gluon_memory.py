@@ -131,6 +131,6 @@ def load(pointer: Pointer, mask: Any = True, other: float = 0.0) -> np.ndarray:
     return loaded
 
 
-def store(pointer: Pointer, values: np.ndarray, mask: Any = True) -> None:
+def store(pointer: Pointer, values: np.ndarray | int, mask: Any = True) -> None:
     offsets, mask = pointer.masked(mask)
-    pointer.elements[offsets[mask]] = values[mask]
+    pointer.elements[offsets[mask]] = np.broadcast_to(values, offsets.shape)[mask]

@@ -25,6 +25,13 @@ def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n:
     return Step(kernel=name, config=Config.of(algorithm, choices=choices, constexprs=constexprs))
 
 
+def cooperative(name: str) -> Step:
+    """By programs that wait for one another, for compute capability 9.0."""
+    choices = {"state_layout": "transposed", "decay_mode": "matrix", "decayed": "value", "loads": "specialized"}
+    constexprs = {"BLOCK_N": 64, "BLOCK_D": 64, "BLOCK_E": 64, "PROGRAMS": 24}
+    return Step(kernel=name, config=Config.of("cooperative", choices=choices, constexprs=constexprs, num_stages=2))
+
+
 def backward_plan(dq: Step) -> Plan:
     return Plan((dq, step("dkdv", algorithm="sequential")))
 

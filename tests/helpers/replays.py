@@ -49,6 +49,10 @@ PLANS = {
     "scan": (plan("o", algorithm="scan"), plan("dq", "dk", "dv", algorithm="scan")),
     "parallel": (plan("o", algorithm="parallel"), plan("dq", "dk", "dv", algorithm="parallel", loads="tma")),
     "remainder": (plan("o", algorithm="remainder"), plan("dq", "dk", "dv", algorithm="remainder")),
+    "cooperative": (
+        plan("o", loads="specialized", algorithm="cooperative"),
+        plan("dq", "dk", "dv", loads="specialized", algorithm="cooperative"),
+    ),
 }
 
 STATEFUL = tuple(name for name in PLANS if name != "parallel")

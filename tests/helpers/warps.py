@@ -75,6 +75,7 @@ class Scheduler:
             while running := [partition for partition in partitions if not partition.finished]:
                 self._advance(running)
         finally:
+            self.current = None
             for partition in partitions:
                 partition.stop()
         assert not self._transfers, "a transfer that none has waited for"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import triton
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as SharedDescriptor
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
@@ -111,9 +112,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
         launcher_cls=gpu.launcher,
     )
     monkeypatch.setattr(torch.cuda, "set_device", gpu.set_device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(context, "_thread", context._Thread())
     monkeypatch.setattr(JITFunction, "run", lambda kernel, *args, **kwargs: gpu.run(kernel, *args, **kwargs))
-    for module in (direct, replay):
+    for module in (direct, replay, triton.runtime):
         monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))
     direct.launcher.cache_clear()
     return gpu

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from passes import BEHIND, HANDED_OVER, HEADS, SEQLEN, WALK, D, E, backward_plan, step
+from passes import BEHIND, HANDED_OVER, HEADS, SEQLEN, WALK, D, E, backward_plan, cooperative, step
 
 from latune.ops import attention, dispatch, memo, opaque, reference
 from latune.ops.replay import Replay
-from latune.plan import Plan
+from latune.plan import Plan, Step
 
 
 def gradients_agree(attend, turn: int, states: bool) -> None:
@@ -67,6 +67,18 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
 ) -> None:
     """The third turn replays both passes."""
     serve_on_gpu(Plan((step("o", layout="transposed", algorithm=ahead),)), behind)
+    for turn in range(4):
+        gradients_agree(attention._padded, turn, states)
+    assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq")], ids=str)
+def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, dq: Step, states: bool) -> None:
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("kernels with warps of their own are for compute capability 9.0")
+    serve_on_gpu(Plan((cooperative("o"),)), backward_plan(dq))
     for turn in range(4):
         gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())

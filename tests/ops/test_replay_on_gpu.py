@@ -109,3 +109,32 @@ def test_a_replayed_call_is_captured_and_runs_on_the_current_stream():
         doubled = latune.lightning_attn(q, k, late, slopes)
     side.synchronize()
     torch.testing.assert_close(doubled, 2 * wanted)
+
+
+@pytest.mark.gpu
+def test_programs_that_wait_for_one_another_do_so_in_several_streams_and_graphs(only):
+    """At once, call after call, plain and replayed: each has its own counters, and leaves them as it found them."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("kernels with warps of their own are for compute capability 9.0")
+    given = [[x.cuda() for x in tensors(2000)[:4]] for _ in range(4)]
+
+    def call(one):
+        backward = kernels.backward(*one, 0.5, one[2], None, None)
+        return [*kernels.forward(*one, 0.5, None, False), *backward]
+
+    only(*PLANS["cooperative"])
+    wanted = [call(one) for one in given]
+    streams = [torch.cuda.Stream() for _ in given]
+    graphs, captured = [torch.cuda.CUDAGraph() for _ in given], []
+    for graph, one in zip(graphs, given, strict=True):
+        with torch.cuda.graph(graph):
+            captured.append(call(one))
+    found = []
+    for _ in range(20):
+        for stream, graph, one in zip(streams, graphs, given, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(call(one))
+                graph.replay()
+    torch.cuda.synchronize()
+    for number, outputs in enumerate([*found, *captured]):
+        assert all(torch.equal(x, y) for x, y in zip(outputs, wanted[number % len(given)], strict=True))

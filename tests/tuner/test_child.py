@@ -26,6 +26,7 @@ from latune.tuner.child import outcome_of
         (RuntimeError("CUDA error: unspecified launch failure"), "illegal_access"),
         (CompilationError("tl.dot(a, b)", None, "out of memory of the author"), "compile_error"),
         (RuntimeError("PassManager::run failed"), "compile_error"),
+        (RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch"), "out_of_resources"),
         (RuntimeError("Internal Triton PTX codegen error\n`ptxas` stderr:\nfatal"), "compile_error"),
         (RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), "compile_error"),
         (BuildError("does not compile"), "compile_error"),

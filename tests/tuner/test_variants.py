@@ -94,14 +94,14 @@ def test_a_variant_fills_the_gpu_twice_over(fake_builds: ModuleType) -> None:
     assert 256 in [dict(plan.steps[0].config.constexprs).get("PROGRAMS") for plan in variants]
 
 
-def test_for_few_heads_starts_come_in_segments_summed_and_scanned(fake_builds: ModuleType) -> None:
+def test_for_few_heads_starts_come_in_segments_summed_scanned_and_in_one_launch(fake_builds: ModuleType) -> None:
     problem = replace(composer("fwd").problem, batch=1, num_heads=8, seqlen=65536)
     few = Composer(problem=problem, gpu=GPU, spaces=SPACES)
     known = fake_builds.one("o", fake_builds.config(algorithm="split", programs=128))
     configs = [plan.steps[0].config for plan in few.variants(known)]
     starts = few.space("o").feasible_starts(problem, GPU, KERNELS["o"])
     assert starts and set(starts) <= set(configs), "as they are, too"
-    assert {config.algorithm for config in configs} == {"sequential", "split", "scan"}
+    assert {config.algorithm for config in configs} == {"sequential", "split", "scan", "cooperative"}
     configs = [config for config in configs if config.algorithm != "sequential"]
     wide = [dict(config.constexprs) for config in configs if dict(config.constexprs)["BLOCK_E"] == 128]
     assert {values["PROGRAMS"] for values in wide} == {128, 256}
