@@ -19,9 +19,10 @@ from latune.tuner.landscapes.landscape import Landscape, Point
 class RecordedEvaluator:
     """Judges plans of the landscape's kernel alone as they were judged; satisfies ``evaluators.Evaluator``.
 
-    A time is the config's own times a ratio drawn from those that were recorded between one measurement of a config and
-    what is known of it: a single one's for an evaluation, a race's for a race. The n-th evaluation of a config draws the
-    same ratio whatever was evaluated in between.
+    A time is drawn from those that were recorded of the config itself, since some configs take another time in each process
+    and others do not: for a race from its races, for an evaluation from these and the one by itself. Of a config that was not
+    raced it is the only one, times a ratio recorded of others. The n-th evaluation of a config draws the same whatever was
+    evaluated in between.
 
     Args:
         seed: of the noise.
@@ -42,10 +43,10 @@ class RecordedEvaluator:
         """There is nothing to compile."""
 
     def __call__(self, plan: Plan) -> Measurement:
-        return self._measured(self._point(plan), self._alone, in_race=False)
+        return self._measured(self._point(plan), in_race=False)
 
     def race(self, plans: Sequence[Plan]) -> list[Measurement]:
-        return [self._measured(self._point(plan), self._raced, in_race=True) for plan in plans]
+        return [self._measured(self._point(plan), in_race=True) for plan in plans]
 
     race_here = race
 
@@ -60,23 +61,25 @@ class RecordedEvaluator:
         (step,) = plan.steps
         return self._landscape.by_config[step.config]
 
-    def _measured(self, point: Point, ratios: Sequence[float], *, in_race: bool) -> Measurement:
+    def _measured(self, point: Point, *, in_race: bool) -> Measurement:
         if point.time_ms is None:
             return point.measurement
+        times_ms = self._times_ms(point, in_race=in_race)
         self._drawn[point.config, in_race] += 1
         number = self._drawn[point.config, in_race]
-        ratio = random.Random(f"{self._seed} {point.config.digest} {in_race} {number}").choice(ratios)
-        return replace(point.measurement, median_ms=point.time_ms * ratio)
+        drawn_ms = random.Random(f"{self._seed} {point.config.digest} {in_race} {number}").choice(times_ms)
+        return replace(point.measurement, median_ms=drawn_ms)
+
+    def _times_ms(self, point: Point, *, in_race: bool) -> Sequence[float]:
+        if not point.raced_ms:
+            return [point.time_ms * ratio for ratio in self._ratios[in_race]]  # type: ignore[operator]
+        return point.raced_ms if in_race else (point.measurement.median_ms, *point.raced_ms)  # type: ignore[return-value]
 
     @cached_property
-    def _alone(self) -> list[float]:
-        found = [point.measurement.median_ms / point.time_ms for point in self._raced_points]  # type: ignore[operator]
-        return found or [1.0]
-
-    @cached_property
-    def _raced(self) -> list[float]:
-        return [time_ms / point.time_ms for point in self._raced_points for time_ms in point.raced_ms] or [1.0]  # type: ignore[operator]
-
-    @property
-    def _raced_points(self) -> list[Point]:
-        return [point for point in self._landscape.points if point.raced_ms]
+    def _ratios(self) -> dict[bool, list[float]]:
+        """Of all times that an evaluation, or a race, may draw, to what is known of their config."""
+        raced = [point for point in self._landscape.points if point.raced_ms]
+        return {
+            in_race: [time_ms / point.time_ms for point in raced for time_ms in self._times_ms(point, in_race=in_race)] or [1.0]  # type: ignore[operator]
+            for in_race in (False, True)
+        }
