@@ -42,12 +42,13 @@ def work_of(view: StepView, kernel_name: str, gpu: Gpu) -> Work:
     if kernel_name.endswith("_checkpoints_kernel"):
         return _checkpoints(sizes)
     if kernel_name.endswith("_scan_kernel"):
-        moved = 2 * sizes.state_bytes * sizes.segments
-        return Work(dram_bytes=sizes.uncached(moved), l2_bytes=moved, steps=sizes.segments)
+        return _scan(sizes)
     if view.reads_checkpoints:
         return _gradients(view, sizes)
     if view.stateless:
         return _parallel(view, sizes)
+    if view.cooperates:
+        return _cooperative(view, sizes)
     return _fused(view, sizes) if view.fused else _stream(view, sizes)
 
 
@@ -136,6 +137,12 @@ def _states(view: StepView, sizes: _Sizes) -> Work:
     )
 
 
+def _scan(sizes: _Sizes) -> Work:
+    """Reads and writes a state for each segment."""
+    moved = 2 * sizes.state_bytes * sizes.segments
+    return Work(dram_bytes=sizes.uncached(moved), l2_bytes=moved, steps=sizes.segments)
+
+
 def _checkpoints(sizes: _Sizes) -> Work:
     """A copy, as a measurement has in its place: by the time that they are read, a forward pass has made them."""
     moved = 2 * sizes.checkpoint_bytes
@@ -160,6 +167,22 @@ def _stream(view: StepView, sizes: _Sizes) -> Work:
         staged_bytes=0 if view.transposed else d * e * view.problem.dtype_bytes,
         num_stages=view.step.config.num_stages,
     )
+
+
+def _cooperative(view: StepView, sizes: _Sizes) -> Work:
+    """What makes states, scans them and walks, in one launch; a chunk of the first counts by its products beside the walk's."""
+    own, scan, walk = _states(view, sizes), _scan(sizes), _stream(view, sizes)
+    return replace(
+        walk,
+        dram_bytes=own.dram_bytes + scan.dram_bytes + walk.dram_bytes,
+        l2_bytes=own.l2_bytes + scan.l2_bytes + walk.l2_bytes,
+        steps=walk.steps + -(-own.steps * _flops(own) // _flops(walk)),
+    )
+
+
+def _flops(work: Work) -> int:
+    """Of a step's products."""
+    return sum(2 * m * n * k for m, n, k in work.products)
 
 
 def _parallel(view: StepView, sizes: _Sizes) -> Work:

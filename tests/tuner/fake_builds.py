@@ -60,7 +60,7 @@ def kernel(name: str, **figures: object) -> KernelBuild:
 
 
 def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
-    """A launch a step, two or three where it is segmented; shared memory as the loads in flight need it."""
+    """A launch a step, more where others make the states that it starts from; shared memory as the loads in flight need it."""
     return Build(kernels=tuple(kernel for step in plan.steps for kernel in _kernels(StepView(problem=problem, step=step))))
 
 
@@ -83,7 +83,7 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     states = kernel(f"{view.name}_states_kernel", num_warps=config.num_warps, programs=cut * max(segments - 1, 1))
     checkpoints = kernel(f"{view.name}_checkpoints_kernel", num_warps=config.num_warps, programs=programs)
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
-    ahead = {"makes_checkpoints": checkpoints, "segmented": states, "scanned": scan}
+    ahead = {} if view.cooperates else {"makes_checkpoints": checkpoints, "segmented": states, "scanned": scan}
     return [*(one for name, one in ahead.items() if getattr(view, name)), main]
 
 

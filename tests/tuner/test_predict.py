@@ -158,6 +158,19 @@ def test_few_heads_gain_from_segments_and_many_do_not(fake_builds: ModuleType) -
     assert best_ms(many) < best_ms(many, algorithm="scan", programs=1024)
 
 
+def test_one_launch_for_few_heads_saves_launches_and_no_work(fake_builds: ModuleType) -> None:
+    def prediction(**changes: object) -> Prediction:
+        plan = fake_builds.one("o", fake_builds.config(loads="specialized", **changes))
+        return predict(few, plan, H200, fake_builds.build(few, plan, H200))
+
+    few = problem(1, 8, 8192, 128)
+    together, apart = (prediction(algorithm=name, programs=128) for name in ("cooperative", "scan"))
+    assert len(together.kernels) == 1 and len(apart.kernels) == 3
+    walk = next(kernel for kernel in apart.kernels if kernel.name == "o_kernel")
+    assert walk.total_ms < together.total_ms < apart.total_ms
+    assert walk.memory_ms < together.kernels[0].memory_ms <= sum(kernel.memory_ms for kernel in apart.kernels)
+
+
 def test_short_sequences_gain_from_chunks_by_themselves_and_long_ones_do_not(fake_builds: ModuleType) -> None:
     def ms(problem: Problem, algorithm: str) -> float:
         sizes = {"num_warps": 4, "block_e": 64} if algorithm == "parallel" else {}
