@@ -108,8 +108,8 @@ def trials_option(command: Command) -> Command:
 
 def effort_option(command: Command) -> Command:
     text = (
-        "How much to search. quick: what has won before, and little more; default: until "
-        f"{DEFAULT.patience} evaluations in a row bring nothing; max: four times as many, whatever they bring."
+        "How much to search. quick: nothing, what has won here and in the nearest buckets is raced, and its variants; "
+        f"default: until {DEFAULT.patience} evaluations in a row bring nothing; max: four times as many, whatever they bring."
     )
     return click.option("--effort", type=click.Choice(list(EFFORTS)), default="default", show_default=True, help=text)(command)
 

@@ -133,26 +133,30 @@ class Session:
         return finals_of(problem, self.target.evaluator(problem, self._folders), settings).in_hand()
 
     def transfer(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
-        """As ``search``, from the winners of neighbouring buckets alone; buckets that have an entry are passed over.
+        """As ``race``; buckets that have an entry are passed over.
 
         Those whose entry was transferred are not, if ``settings`` are fresh: it is among the starts of its own successor.
         """
         unknown = pending(problems, self.target, self._folders, again=settings.fresh)
         if len(unknown) < len(problems):
             say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
+        self.race(unknown, spaces, settings)
+
+    def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
+        """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone."""
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
         with ThreadPoolExecutor(1) as aside:
-            for number, (problem, share_s) in enumerate(self._shares(unknown, settings.time_budget_s), start=1):
+            for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
                 if share_s == 0:
-                    say(f"the time is up, {len(unknown) - number + 1} problems are left: the same command goes on with them")
+                    say(f"the time is up, {len(problems) - number + 1} problems are left: the same command goes on with them")
                     return
-                if number < len(unknown):
-                    aside.submit(self._foresee, unknown[number], spaces)
+                if number < len(problems):
+                    aside.submit(self._foresee, problems[number], spaces)
                 self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
                 if problem in self.tuned:
                     entry = self.tuned[problem].entry
                     times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
-                    say(f"[{number}/{len(unknown)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+                    say(f"[{number}/{len(problems)}] {problem}: {times[0]} ms, {times[1]} of the roof")
 
     def _foresee(self, problem: Problem, spaces: Mapping[str, Space]) -> None:
         """By what the cache holds now, to which the problem at hand may add."""

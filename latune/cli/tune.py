@@ -104,17 +104,15 @@ def tune(
     A GPU that is in this machine is measured on. For any other, candidates are compiled and ranked by a model: evidence
     `static`, which never replaces `measured`. Every evaluation is stored: the same command goes on where a killed one
     stopped. Beside one that runs, here or on another host with the same --storage, it takes what that has not in hand.
+    What --effort quick races of known plans is evidence `transferred`, and replaces no `measured` either.
     Ctrl-C keeps the best so far and exits with 130.
     """
     states = {"initial_state": initial_state, "final_state": final_state}
     if preset is None and not shapes:
         preset = DEFAULT_PRESET
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
-    if transfer and (trials is not None or storage is not None or effort != "default"):
-        raise click.UsageError(
-            "--transfer searches nothing: expected it without --effort, --trials and --storage; leave them out"
-        )
-    check_workers(workers, transfer=transfer, fresh=not resume)
+    searches = check_searches(effort=effort, transfer=transfer, trials=trials, storage=storage)
+    check_workers(workers, searches=searches, fresh=not resume)
     spaces = _spaces(space_files)
     jobs = jobs or max(len(os.sched_getaffinity(0)) // workers, 1)
     with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=jobs) as target:
@@ -126,10 +124,10 @@ def tune(
             fresh=not resume,
             time_budget_s=time_budget_s,
         )
-        # A transfer keeps nothing but entries.
-        judge = target if transfer else target.remembering(storage, fresh=not resume)
+        # What searches nothing keeps nothing but entries.
+        judge = target.remembering(storage, fresh=not resume) if searches else target
         session = Session(target=judge, output=output)
-        tune_all = session.transfer if transfer else session.search
+        tune_all = session.search if searches else session.transfer if transfer else session.race
         announced = session.announce(problems)
         with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):
             tune_all(announced, spaces, settings)
@@ -145,9 +143,20 @@ def tune(
     session.exit()
 
 
-def check_workers(workers: int, *, transfer: bool, fresh: bool) -> None:
-    if workers > 1 and (transfer or fresh):
-        other = "--transfer" if transfer else "--fresh"
+def check_searches(*, effort: str, transfer: bool, trials: int | None, storage: str | None) -> bool:
+    """Whether anything is searched, by options that say so together."""
+    if transfer and effort != "default":
+        raise click.UsageError("--transfer searches nothing: expected it without --effort; leave that out")
+    searches = EFFORTS[effort].searches and not transfer
+    if not searches and (trials is not None or storage is not None):
+        named = "--transfer" if transfer else f"--effort {effort}"
+        raise click.UsageError(f"{named} searches nothing: expected it without --trials and --storage; leave them out")
+    return searches
+
+
+def check_workers(workers: int, *, searches: bool, fresh: bool) -> None:
+    if workers > 1 and (not searches or fresh):
+        other = "--fresh" if searches else "--transfer or --effort quick"
         remedy = "leave one out, or begin anew by another --seed"
         raise click.UsageError(f"expected --workers without {other}, which each process would do for itself: {remedy}")
     if workers == 1 or not torch.cuda.is_available():

@@ -43,7 +43,6 @@ def settled(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> list[Settings]:
     ("options", "trials", "patience"),
     [
         ((), EFFORTS["default"].trials["static"], EFFORTS["default"].patience),
-        (("--effort", "quick"), EFFORTS["quick"].trials["static"], None),
         (("--effort", "max"), EFFORTS["max"].trials["static"], None),
         (("--effort", "max", "--trials", "7"), 7, None),
         (("--trials", "7"), 7, EFFORTS["default"].patience),
@@ -54,6 +53,31 @@ def test_effort_bounds_each_search(
 ) -> None:
     assert run("tune", *SHAPE, *options).exit_code == 1
     assert {(settings.trials, settings.patience) for settings in settled} == {(trials, patience)}
+
+
+@pytest.mark.parametrize(("options", "expected"), [(("--effort", "quick"), [PROBLEM]), (("--transfer",), [])])
+def test_a_quick_run_races_what_has_an_entry_too_and_a_transfer_does_not(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, run, options: tuple[str, ...], expected: list[Problem]
+) -> None:
+    raced: list[Problem] = []
+
+    def transfer(problem: Problem, *_: object, **__: object) -> Tuned:
+        raced.append(problem)
+        raise LatuneError("enough")
+
+    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "tune_problem", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(session, "pending", lambda *_, **__: [])
+    assert run("tune", *SHAPE, "--direction", "fwd", *options).exit_code == len(expected)
+    assert raced == expected
+
+
+@pytest.mark.parametrize("other", [("--trials", "3"), ("--storage", "sqlite:///x.db")])
+def test_a_quick_run_takes_no_options_of_a_search(run, other: tuple[str, str]) -> None:
+    result = run("tune", *SHAPE, "--effort", "quick", *other)
+    assert (
+        result.exit_code == 2 and "--effort quick searches nothing: expected it without --trials and --storage" in result.stderr
+    )
 
 
 def test_the_more_effort_the_more_trials() -> None:
@@ -67,7 +91,7 @@ def test_transfer_has_no_effort(run) -> None:
     assert result.exit_code == 2 and "without --effort" in result.stderr
 
 
-@pytest.mark.parametrize(("options", "expected"), [((), [True]), (("--transfer",), [])])
+@pytest.mark.parametrize(("options", "expected"), [((), [True]), (("--transfer",), []), (("--effort", "quick"), [])])
 def test_only_searches_ask_what_failed_before(
     monkeypatch: pytest.MonkeyPatch, own_cache: Path, run, options: tuple[str, ...], expected: list[bool]
 ) -> None:

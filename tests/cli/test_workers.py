@@ -40,10 +40,17 @@ def test_two_processes_share_the_problems(own_cache):
         assert len(asked) == TRIALS and set(asked.values()) == {1}
 
 
-@pytest.mark.parametrize("other", ["--transfer", "--fresh"])
-def test_what_each_process_would_do_for_itself_is_refused(run, other):
-    result = run("tune", *SHAPES, "--workers", "2", other)
-    assert result.exit_code == 2 and f"expected --workers without {other}" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--transfer",), "--transfer or --effort quick"),
+        (("--effort", "quick"), "--transfer or --effort quick"),
+        (("--fresh",), "--fresh"),
+    ],
+)
+def test_what_each_process_would_do_for_itself_is_refused(run, options, named):
+    result = run("tune", *SHAPES, "--workers", "2", *options)
+    assert result.exit_code == 2 and f"expected --workers without {named}, which each" in result.stderr
 
 
 def test_no_more_processes_than_gpus(run, monkeypatch):
@@ -60,7 +67,7 @@ def test_processes_are_for_gpus_of_one_kind(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", ["NVIDIA H200", "NVIDIA H200", "NVIDIA A100"].__getitem__)
     result = run("tune", *SHAPES, "--workers", "3")
     assert result.exit_code == 2 and "of one kind, got NVIDIA A100 and NVIDIA H200; tune each kind by itself" in result.stderr
-    check_workers(2, transfer=False, fresh=False)
+    check_workers(2, searches=True, fresh=False)
 
 
 def test_a_storage_that_cannot_be_used_fails_each_problem_and_not_the_run(run, own_cache):
