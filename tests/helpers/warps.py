@@ -4,56 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from threading import Semaphore, Thread
+
+from greenlet import greenlet
 
 # How often a transfer ends although a warp could go on.
 _TRANSFERS_FIRST = 0.3
 
 
 class Partition:
-    """What some warps of a program do, on a thread that runs only while it has its turn."""
+    """What some warps of a program do, which goes on only while it has its turn."""
 
     def __init__(self, work: Callable[[], None]) -> None:
-        self.finished = False
         self.may_go_on: Callable[[], bool] = _always
-        self._work = work
-        self._error: BaseException | None = None
-        self._stopped = False
-        self._turn, self._back = Semaphore(0), Semaphore(0)
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._greenlet = greenlet(work)
+
+    @property
+    def finished(self) -> bool:
+        return self._greenlet.dead
 
     def go_on(self) -> None:
         """Runs it up to its next pause, or its end; what it raises is raised here."""
-        self._turn.release()
-        self._back.acquire()
-        if self._error:
-            raise self._error
+        self._greenlet.switch()
 
     def pause(self, condition: Callable[[], bool]) -> None:
-        """Called on its own thread: returns on its next turn, which comes after ``condition`` holds."""
+        """Called by its own work: returns on its next turn, which comes after ``condition`` holds."""
         self.may_go_on = condition
-        self._back.release()
-        self._turn.acquire()
-        if self._stopped:
-            raise SystemExit
+        self._greenlet.parent.switch()
 
     def stop(self) -> None:
-        """Ends its thread, wherever that is."""
-        self._stopped = True
-        self._turn.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        self._turn.acquire()
-        try:
-            if not self._stopped:
-                self._work()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self.finished = True
-            self._back.release()
+        """Ends it, wherever that is."""
+        self._greenlet.throw()
 
 
 class Scheduler:
