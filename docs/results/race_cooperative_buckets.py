@@ -1,6 +1,6 @@
 """An H200's forward buckets of 8 to 64 heads again: what serves each, beside programs that wait for one another.
 
-    python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER
+Run as ``python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER``; tidied since it ran.
 
 Raced with less than a transfer races, so that a bucket takes a second: the plan of its entry, and each start of the search
 space with warps of its own as a cooperative launch. Where the entry's plan leaves states to the backward pass, only

@@ -148,7 +148,7 @@ class Session:
         with ThreadPoolExecutor(1) as aside:
             for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
                 if share_s == 0:
-                    say(f"the time is up, {len(problems) - number + 1} problems are left: the same command goes on with them")
+                    say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
                     return
                 if number < len(problems):
                     aside.submit(self._foresee, problems[number], spaces)

@@ -73,7 +73,7 @@ def _views(problem: Problem, plan: Plan) -> list[StepView]:
                 view,
                 follows=index > 0,
                 precedes=index < last,
-                # Waiting for one another, programs have to start together.
+                # Programs that wait for one another have to start together (see order.jinja).
                 chained=plan.is_chained and not view.cooperates,
                 alongside=not (used and (view.makes_states or (lends and index == last))),
                 may_borrow=lends and index < last,

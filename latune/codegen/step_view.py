@@ -229,7 +229,7 @@ class StepView(StateFlow):
 
     @property
     def states(self) -> list[str]:
-        """State arguments of the main kernel, in order."""
+        """State arguments of the main kernel, in order, with the counters at which the makers of states meet."""
         given = self.state_in if self.cooperates or not self.scanned else None
         scratch = "segment_states" if self.segmented else None
         counters = "counters" if self.cooperates else None

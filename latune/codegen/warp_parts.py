@@ -43,15 +43,17 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     walk += ["seqlen"] if step.states or ragged else []
     walk += ["i_bh", "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
-    of_scan = [
-        "segment_states",
-        *([step.state_in] if step.state_in else []),
-        *slope,
-        *(["scale"] if step.reverse and step.state_in else []),
-    ]
-    of_scan += ["i_bh", "i_s", "column", "seqlen", "segment_rows", "num_segments", "D", "E", "BLOCK_E"]
     of_parts = {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
-    return of_parts | ({"scan": of_scan} if step.cooperates else {})
+    return {**of_parts, "scan": _of_a_scan(step)} if step.cooperates else of_parts
+
+
+def _of_a_scan(step: StepView) -> list[str]:
+    """See cooperation.jinja."""
+    given = [step.state_in] if step.state_in else []
+    slope = ["slope"] if step.decay != "none" else []
+    scale = ["scale"] if step.reverse and given else []
+    place = ["i_bh", "i_s", "column", "seqlen", "segment_rows", "num_segments"]
+    return ["segment_states", *given, *slope, *scale, *place, "D", "E", "BLOCK_E"]
 
 
 def _of_a_walk(step: StepView) -> dict[str, list[str]]:

@@ -21,6 +21,9 @@ The fourth power stands for overlap: the longest term counts, and those close to
                 chunks ahead do not cover. Where loads, scores and the walk have warps of their own, the walk's, once a chunk;
                 scores count as if they were the walk's.
 
+Where programs wait for one another, the pass that makes states and the scan of these are part of their launch; their waiting
+is not counted.
+
 Shapes: a matrix instruction of compute capability 9.0 takes 64 rows (10.0: 128), and a product of fewer runs at half the
 rate; a warp group left with fewer than 32 columns loses in proportion.
 

@@ -12,6 +12,7 @@ from gluon_emulator import emulated
 from torch import Tensor
 
 from latune.codegen.kept import handing_over
+from latune.codegen.load import COUNTERS
 from latune.codegen.render import render
 from latune.ops import reference
 from latune.plan import Plan
@@ -76,8 +77,13 @@ class Inputs:
         names = emulated(text, seed=0)
         given = (self.q, self.k, self.v, self.slopes, SCALE)
         if "forward" in names:
-            return names["forward"](*present(*given, self.initial_state))
-        return names["backward"](*present(*given, self.do, self.initial_state, self.dfinal_state, *kept))
+            found = names["forward"](*present(*given, self.initial_state))
+        else:
+            found = names["backward"](*present(*given, self.do, self.initial_state, self.dfinal_state, *kept))
+        if COUNTERS in names:
+            # Given only if they are as the last launch has found them.
+            names[COUNTERS](self.q.device, 1)
+        return found
 
     def expected(self, problem: Problem) -> list[Tensor]:
         """The reference's."""

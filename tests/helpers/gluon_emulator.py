@@ -7,7 +7,6 @@ used. So a read too early, or a buffer reused too early, is a wrong result under
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import inspect
@@ -21,16 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gluon_memory import BarrierLayout, Barriers, Descriptor, Loaded, Pointer, Shared, load, store
+from gluon_memory import BarrierLayout, Barriers, Counters, Descriptor, Loaded, Pointer, Shared, load, store
+from gluon_text import CAST, cast, plain
 from warps import Barrier, Partition, Scheduler
 
 from latune.codegen.load import COUNTERS
 
 # A product or a store is late this often, else it is done at once.
 _LATE = 0.7
-
-# The arithmetic is in float64: so are the states, and states in a tensor that is lent take as much of it as they need.
-_WIDENED = {"torch.float32": "torch.float64", "4 * numel": "8 * numel"}
 
 
 def emulated(text: str, seed: int) -> dict[str, Callable[..., Any]]:
@@ -39,51 +36,11 @@ def emulated(text: str, seed: int) -> dict[str, Callable[..., Any]]:
     Args:
         seed: of the order in which warps run and transfers end.
     """
-    for narrow, wide in _WIDENED.items():
-        text = text.replace(narrow, wide)
-    tree = ast.fix_missing_locations(_Plain().visit(ast.parse(text)))
     names = _Device(Random(seed)).names()
-    exec(compile(tree, "<emulated>", "exec"), names)
+    exec(plain(text), names)
     if COUNTERS in names:
-        names[COUNTERS] = _Counters().of
+        names[COUNTERS] = Counters().of
     return names
-
-
-class _Counters:
-    """One stream's."""
-
-    def __init__(self) -> None:
-        self._zeros = torch.zeros(64, dtype=torch.int32)
-
-    def of(self, device: torch.device, count: int) -> torch.Tensor:
-        assert not self._zeros.any(), "a launch has left counters otherwise than it found them"
-        return self._zeros[:count]
-
-
-class _Plain(ast.NodeTransformer):
-    """Triton as Python on arrays: no imports, casts by a function, and values that no augmented assignment changes."""
-
-    def visit_Import(self, node: ast.Import) -> None:
-        return None
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
-            return ast.Call(ast.Name("_cast", ast.Load()), [node.func.value, *node.args], [])
-        return node
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
-        self.generic_visit(node)
-        assert isinstance(node.target, ast.Name)
-        return ast.Assign([node.target], ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
-
-
-def _cast(value: Any, dtype: str) -> Any:
-    """Values stay in float64, and only a number becomes an integer."""
-    return int(value) if dtype == "int32" else value
 
 
 @dataclass(eq=False)
@@ -151,7 +108,7 @@ class _Device:
         """The globals of an emulated module."""
         language = self._language()
         return {
-            "_cast": _cast,
+            CAST: cast,
             "torch": types.SimpleNamespace(
                 **{**vars(torch), "empty": _poisoned(torch.empty), "empty_like": _poisoned(torch.empty_like)}
             ),

@@ -15,8 +15,16 @@ PROBLEM = Problem(
 )
 
 
-def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n: int = 32, programs: int = 24) -> Step:
-    choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": "pointer"}
+def step(
+    name: str,
+    *,
+    algorithm: str = "split",
+    layout: str = "plain",
+    loads: str = "pointer",
+    block_n: int = 32,
+    programs: int = 24,
+) -> Step:
+    choices = {"state_layout": layout, "decay_mode": "matrix", "decayed": "value", "loads": loads}
     if algorithm == "parallel":
         del choices["state_layout"], choices["decayed"]
     constexprs = {"BLOCK_N": block_n, **({} if algorithm in ("sequential", "parallel") else {"PROGRAMS": programs})}
@@ -27,9 +35,7 @@ def step(name: str, *, algorithm: str = "split", layout: str = "plain", block_n:
 
 def cooperative(name: str) -> Step:
     """By programs that wait for one another, for compute capability 9.0."""
-    choices = {"state_layout": "transposed", "decay_mode": "matrix", "decayed": "value", "loads": "specialized"}
-    constexprs = {"BLOCK_N": 64, "BLOCK_D": 64, "BLOCK_E": 64, "PROGRAMS": 24}
-    return Step(kernel=name, config=Config.of("cooperative", choices=choices, constexprs=constexprs, num_stages=2))
+    return step(name, algorithm="cooperative", layout="transposed", loads="specialized", block_n=64)
 
 
 def backward_plan(dq: Step) -> Plan:

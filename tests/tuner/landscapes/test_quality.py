@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from latune.plan import KERNELS
 from latune.tuner.landscapes.file import read_landscape
 from latune.tuner.landscapes.landscape import Landscape
 from latune.tuner.landscapes.score import Score, score
 
 FILES = sorted((Path(__file__).parents[2] / "data" / "landscapes").glob("*.jsonl.gz"))
 SEEDS = range(20)
-# What the space forbids is proposed again and again by plain TPE, which takes it seconds.
-OTHERS = {"tpe": range(2), "random": SEEDS}
+# Of streams plain TPE proposes again and again what the space forbids, which takes it seconds.
+FEW_SEEDS = range(2)
 SHARE = 0.15
 
 
@@ -35,5 +36,6 @@ def test_a_search_finds_the_best_of_what_was_recorded(recorded: Landscape) -> No
     ours = found(recorded, "latune")
     assert max(ours.trials) <= SHARE * ours.configs
     assert ours.median >= 0.98 and ours.worst >= 0.95 and ours.tied >= 0.95, ours
-    for other in (found(recorded, strategy, seeds) for strategy, seeds in OTHERS.items()):
-        assert statistics.mean(ours.shares) >= statistics.mean(other.shares), other
+    slow = KERNELS[recorded.kernel].space == "stream"
+    for other in (found(recorded, "tpe", FEW_SEEDS if slow else SEEDS), found(recorded, "random")):
+        assert statistics.mean(ours.shares) > statistics.mean(other.shares), other

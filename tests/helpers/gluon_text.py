@@ -1,0 +1,46 @@
+"""Triton's and Gluon's text as Python on arrays of float64."""
+
+from __future__ import annotations
+
+import ast
+from types import CodeType
+from typing import Any
+
+CAST = "_cast"
+"""Stands for the method ``to``, which arrays do not have."""
+
+# The arithmetic is in float64: so are the states, and states in a tensor that is lent take as much of it as they need.
+_WIDENED = {"torch.float32": "torch.float64", "4 * numel": "8 * numel"}
+
+
+def plain(text: str) -> CodeType:
+    """The module as code whose globals are to have what the text imports, and ``cast`` as ``CAST``."""
+    for narrow, wide in _WIDENED.items():
+        text = text.replace(narrow, wide)
+    return compile(ast.fix_missing_locations(_Plain().visit(ast.parse(text))), "<emulated>", "exec")
+
+
+class _Plain(ast.NodeTransformer):
+    """Triton as Python on arrays: no imports, casts by a function, and values that no augmented assignment changes."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
+            return ast.Call(ast.Name(CAST, ast.Load()), [node.func.value, *node.args], [])
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.target, ast.Name)
+        return ast.Assign([node.target], ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
+
+
+def cast(value: Any, dtype: str) -> Any:
+    """Values stay in float64, and only a number becomes an integer."""
+    return int(value) if dtype == "int32" else value
