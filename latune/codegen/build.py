@@ -7,7 +7,8 @@ import hashlib
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import triton
@@ -74,15 +75,33 @@ class Build:
         return f"needs {self.shared_bytes} bytes of shared memory a block, {gpu.title} has {gpu.shared_per_block_bytes}"
 
 
-def build(problem: Problem, plan: Plan, gpu: Gpu) -> Build:
+def build(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = ()) -> Build:
     """Compiles every kernel of ``plan`` for ``gpu``.
+
+    Args:
+        also: of other shapes, at which the plan's module will be launched, too: what these compile otherwise is then in
+            Triton's cache.
 
     Raises:
         BuildError: the compiler refuses a kernel; the message is the compiler's own last line.
         RenderError: the plan cannot be rendered for this problem.
     """
-    launches = record_launches(load(render(problem, plan)), problem)
-    return Build(kernels=tuple(_build_kernel(launch, gpu) for launch in launches))
+    module = load(render(problem, plan))
+    launches = record_launches(module, problem)
+    built = Build(kernels=tuple(_build_kernel(launch, gpu) for launch in launches))
+    for launch in _compiled_otherwise(launches, (other for shape in also for other in record_launches(module, shape))):
+        compile_launch(launch, gpu)
+    return built
+
+
+def _compiled_otherwise(launches: Sequence[Launch], others: Iterator[Launch]) -> Iterator[Launch]:
+    """Of the others, each that differs from all before it in more than its grid."""
+    known = [replace(launch, programs=0) for launch in launches]
+    for launch in others:
+        compiled = replace(launch, programs=0)
+        if compiled not in known:
+            known.append(compiled)
+            yield launch
 
 
 def _build_kernel(launch: Launch, gpu: Gpu) -> KernelBuild:

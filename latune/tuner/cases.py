@@ -113,14 +113,18 @@ class Case:
     expected: Mapping[str, Expected]
 
 
+def small_problems(problem: Problem) -> list[Problem]:
+    """Short, ragged shapes with the problem's head dims, dtype and flags."""
+    return [replace(problem, batch=batch, num_heads=len(_EDGE_SLOPES), seqlen=seqlen) for batch, seqlen, _ in _SMALL]
+
+
 def small_cases(problem: Problem, device: torch.device, seed: int) -> Iterator[Case]:
-    """Short, ragged shapes with the problem's head dims, dtype and flags; the same numbers on every device."""
-    for index, (batch, seqlen, strided) in enumerate(_SMALL):
-        shape = replace(problem, batch=batch, num_heads=len(_EDGE_SLOPES), seqlen=seqlen)
+    """Of ``small_problems``; the same numbers on every device."""
+    for index, (shape, (*_, strided)) in enumerate(zip(small_problems(problem), _SMALL, strict=True)):
         inputs = _inputs(shape, torch.device("cpu"), seed + index, _EDGE_SLOPES, strided=strided)
         moved = replace(inputs, **{name: tensor.to(device) for name, tensor in inputs.tensors().items()})
         layout = "[B, N, H, D] transposed" if strided else "contiguous"
-        yield _case(f"B={batch} H={len(_EDGE_SLOPES)} N={seqlen} {layout}", moved)
+        yield _case(f"B={shape.batch} H={shape.num_heads} N={shape.seqlen} {layout}", moved)
 
 
 def timed_case(problem: Problem, device: torch.device, seed: int) -> Case:

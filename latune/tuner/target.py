@@ -95,11 +95,12 @@ def open_target(
         WorkerError: the machine's GPU does not answer.
     """
     with ExitStack() as stack:
-        builder = stack.enter_context(ParallelBuilder(workers=workers))
-        worker = stack.enter_context(Worker(device_index, seed=seed)) if _has_gpu() else None
-        here = None if worker is None else local_gpu(worker)
+        present = stack.enter_context(Worker(device_index, seed=seed)) if _has_gpu() else None
+        here = None if present is None else local_gpu(present)
         gpu = _wanted(name, here)
-        yield Target(gpu=gpu, builder=builder, worker=worker if gpu == here else None)
+        worker = present if gpu == here else None
+        builder = stack.enter_context(ParallelBuilder(workers=workers, verified=worker is not None))
+        yield Target(gpu=gpu, builder=builder, worker=worker)
 
 
 def local_gpu(worker: Worker) -> Gpu:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from triton.compiler import CompiledKernel
 
 from latune.codegen.build import Build, KernelBuild, build, compile_launch
 from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints
-from latune.codegen.launches import record_launches
+from latune.codegen.launches import Launch, record_launches
 from latune.codegen.load import load
 from latune.codegen.render import Source
 from latune.codegen.space import load_space
@@ -215,6 +216,28 @@ def test_another_length_gives_the_same_binary(problem_of: ProblemOf, plan_of: Pl
         built = build(replace(problem, seqlen=seqlen), plan, H200)
         shas.add(tuple(kernel.binary_sha256 for kernel in built.kernels))
     assert len(shas) == 1
+
+
+def test_what_other_shapes_compile_otherwise_is_compiled_too(
+    problem_of: ProblemOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence of one segment has no kernel ahead of it that its launch could wait for."""
+    problem = problem_of(batch=1, num_heads=2, seqlen=4096, head_dim_k=32, head_dim_v=32)
+    plan = plan_of("o", BLOCK_E=32, BLOCK_N=64, algorithm="split", PROGRAMS=32).chained()
+    compiled: list[tuple[str, object]] = []
+
+    def noted(launch: Launch, gpu: Gpu) -> CompiledKernel:
+        compiled.append((launch.kernel.__name__, launch.options.get("launch_pdl")))
+        return compile_launch(launch, gpu)
+
+    monkeypatch.setattr("latune.codegen.build.compile_launch", noted)
+    short = [replace(problem, seqlen=seqlen) for seqlen in (64, 63, 1)]
+    own = build(problem, plan, H200)
+    alone = list(compiled)
+    compiled.clear()
+    assert build(problem, plan, H200, also=[replace(problem, seqlen=8192), *short]) == own
+    assert alone == [("o_states_kernel", None), ("o_kernel", True)]
+    assert compiled == [*alone, ("o_kernel", False)]
 
 
 def test_what_does_not_compile_is_a_build_error(problem_of: ProblemOf, plan_of: PlanOf) -> None:
