@@ -1,27 +1,21 @@
-"""One entry of the cache, and the file of all entries of one GPU, as JSON and back."""
+"""One entry of the cache, as JSON and back."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import json
 import re
-import reprlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 
 from latune.cache.node import Node
+from latune.cache.reading import read_bucket, read_measurement, read_plan
+from latune.cache.resources import Resources
 from latune.cache.standing import Standing
-from latune.config import Config
 from latune.errors import RenderError
-from latune.gpu import ARCHITECTURES, CATALOGUE, Gpu
 from latune.measurement import Measurement
-from latune.plan import FORMS, Plan, Step
+from latune.plan import FORMS, Plan
 from latune.problem import Bucket, Problem
 
-SCHEMA = 1
 EVIDENCE = ("measured", "transferred", "static")
 """The strongest first."""
 
@@ -38,21 +32,6 @@ _SHAPE = ("batch", "num_heads", "seqlen")
 def utc_now() -> str:
     """The time as entries state it: ISO 8601, UTC, whole seconds (``2026-01-31T12:00:00Z``); sorts as text."""
     return datetime.now(timezone.utc).strftime(_TIMESTAMP)
-
-
-class SchemaError(ValueError):
-    """The file follows another schema than this version of latune reads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one compiled kernel of the plan takes: registers and spills a thread, shared memory a block."""
-
-    name: str
-    registers: int
-    spill_bytes: int
-    shared_bytes: int
-    num_warps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,66 +147,17 @@ class Entry:
         found = node.fields(*(name for name in names if name not in (*_SHAPE, "standing")), optional=("standing",))
         return node.make(
             cls,
-            bucket=_bucket(found["bucket"]),
+            bucket=read_bucket(found["bucket"]),
             **{name: size.integer(1) for name, size in found["shape"].fields(*_SHAPE).items()},
-            plan=_plan(found["plan"]),
-            alternates=tuple(_plan(plan) for plan in found["alternates"].items()),
-            measurement=_measurement(found["measurement"]),
+            plan=read_plan(found["plan"]),
+            alternates=tuple(read_plan(plan) for plan in found["alternates"].items()),
+            measurement=read_measurement(found["measurement"]),
             standing=Standing.read(found["standing"]) if "standing" in found else None,
-            resources=tuple(_resources(kernel) for kernel in found["resources"].items()),
+            resources=tuple(Resources.read(kernel) for kernel in found["resources"].items()),
             roof_ms=found["roof_ms"].optional(Node.number),
             toolchain={name: part.optional(Node.text) for name, part in found["toolchain"].mapping().items()},
             **{name: found[name].text() for name in ("evidence", "template_sha256", "tuned_at", "study")},
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceCache:
-    """All entries of one GPU, in the order of their buckets."""
-
-    gpu: Gpu
-    entries: Mapping[Bucket, Entry]
-
-    @classmethod
-    def of(cls, gpu: Gpu, entries: Iterable[Entry] = ()) -> DeviceCache:
-        """A cache of entries of different buckets.
-
-        Raises:
-            ValueError: two entries have one bucket.
-        """
-        ordered = sorted(entries, key=lambda entry: entry.bucket)
-        by_bucket = {entry.bucket: entry for entry in ordered}
-        if len(by_bucket) < len(ordered):
-            twice = next(a.bucket for a, b in itertools.pairwise(ordered) if a.bucket == b.bucket)
-            raise ValueError(f"entries: expected one entry a bucket, got two for {twice}")
-        return cls(gpu=gpu, entries=by_bucket)
-
-    def to_text(self) -> str:
-        """The file's text: the same for the same entries, whatever order they came in."""
-        entries = [self.entries[bucket].to_json() for bucket in sorted(self.entries)]
-        document = {"schema": SCHEMA, "gpu": self.gpu.to_json(), "entries": entries}
-        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_text(cls, text: str) -> DeviceCache:
-        """The inverse of ``to_text``.
-
-        Raises:
-            SchemaError: it is a file of another version of latune.
-            ValueError: the text is not such a file; the message names the key at fault.
-        """
-        document = _parse(text)
-        if isinstance(document, dict):
-            _check_schema(document.get("schema"))
-        found = Node(document, "").fields("schema", "gpu", "entries")
-        return cls.of(_gpu(found["gpu"]), [Entry.from_json(entry.value, entry.where) for entry in found["entries"].items()])
-
-
-def _check_schema(schema: object) -> None:
-    # True is an int, and equal to 1.
-    if type(schema) is not int or schema != SCHEMA:
-        other = SchemaError if type(schema) is int else ValueError
-        raise other(f"schema: expected {SCHEMA}, got {reprlib.repr(schema)}; use the latune that wrote it")
 
 
 def _check_plan(where: str, plan: Plan, direction: str) -> None:
@@ -237,101 +167,3 @@ def _check_plan(where: str, plan: Plan, direction: str) -> None:
         raise ValueError(
             f"{where}: expected the kernels {forms} for direction {direction!r}, got {'+'.join(kernels) or 'none'}"
         )
-
-
-def _parse(text: str) -> object:
-    def refuse(constant: str) -> object:
-        raise ValueError(f"expected finite numbers, got {constant}")
-
-    try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError("the file is nested too deeply") from error
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a key that comes twice JSON would keep the last, and lose what came before."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"expected each key once in an object, got {reprlib.repr(twice)} twice")
-    return result
-
-
-@functools.cache
-def _keys(kind: type) -> tuple[str, ...]:
-    return tuple(member.name for member in fields(kind))
-
-
-def _gpu(node: Node) -> Gpu:
-    found = node.fields(*_keys(Gpu))
-    gpu = Gpu(
-        **{name: found[name].text() for name in ("name", "title", "source")},
-        **{name: found[name].integer(1) for name in ("arch", "sms", "memory_gib")},
-        l2_mib=found["l2_mib"].number(),
-        **{name: found[name].positive() for name in ("bandwidth_gbps", "matrix_tflops")},
-    )
-    if gpu.arch not in ARCHITECTURES:
-        raise ValueError(f"{node.where}.arch: expected one of {', '.join(map(str, ARCHITECTURES))}, got {gpu.arch}")
-    for listed in CATALOGUE:
-        if listed.name == gpu.name or listed.file_stem == gpu.file_stem:
-            _check_identity(node.where, listed, gpu)
-    # In the file 40 MiB are 40, as they are in the catalogue, not 40.0.
-    return next((listed for listed in CATALOGUE if listed == gpu), gpu)
-
-
-def _check_identity(where: str, listed: Gpu, gpu: Gpu) -> None:
-    """A board may differ from its model in memory, but what has its name or its file has both, and its architecture."""
-    for name in ("name", "file_stem", "arch"):
-        expected, value = getattr(listed, name), getattr(gpu, name)
-        if value != expected:
-            raise ValueError(f"{where}: expected the {name} {expected!r} of {listed.title}, got {reprlib.repr(value)}")
-
-
-def _bucket(node: Node) -> Bucket:
-    found = node.fields(*_keys(Bucket))
-    bucket = Bucket(
-        **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
-        **{name: found[name].integer(1) for name in ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")},
-        **{name: found[name].flag() for name in ("has_initial_state", "needs_final_state", "varlen")},
-    )
-    node.make(bucket.problem)
-    return bucket
-
-
-def _plan(node: Node) -> Plan:
-    return Plan.from_steps([_step(step) for step in node.items()])
-
-
-def _step(node: Node) -> Step:
-    found = node.fields("kernel", "config")
-    return node.make(Step, kernel=found["kernel"].text(), config=_config(found["config"]))
-
-
-def _config(node: Node) -> Config:
-    found = node.fields(*_keys(Config))
-    return Config.of(
-        found["algorithm"].word(),
-        choices={name: choice.word() for name, choice in found["choices"].mapping().items()},
-        constexprs={name: number.integer(1) for name, number in found["constexprs"].mapping().items()},
-        num_warps=found["num_warps"].integer(1),
-        num_stages=found["num_stages"].integer(),
-        options={name: number.integer() for name, number in found["options"].mapping().items()},
-    )
-
-
-def _measurement(node: Node) -> Measurement:
-    found = node.fields(*_keys(Measurement))
-    return node.make(
-        Measurement,
-        **{name: found[name].text() for name in ("outcome", "detail")},
-        **{name: found[name].optional(Node.number) for name in ("median_ms", "ci_low_ms", "ci_high_ms")},
-        samples=found["samples"].integer(),
-        errors=tuple(sorted((name, error.number()) for name, error in found["errors"].mapping().items())),
-    )
-
-
-def _resources(node: Node) -> Resources:
-    found = node.fields(*_keys(Resources))
-    numbers = {name: value.integer() for name, value in found.items() if name != "name"}
-    return Resources(name=found["name"].text(), **numbers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latune import paths
-from latune.cache.entry import DeviceCache, SchemaError
+from latune.cache.device import DeviceCache, SchemaError
 from latune.cache.store import brief, cache_path, read_any
 from latune.errors import CacheError
 from latune.gpu import Gpu

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latune.cache.entry import DeviceCache, Entry, PlanSha256
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry, PlanSha256
 from latune.cache.files import read_given
 from latune.cache.store import check_writable, merge_entries
 from latune.gpu import Gpu

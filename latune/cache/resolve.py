@@ -8,7 +8,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from latune.cache.entry import DeviceCache, Entry, PlanSha256
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry, PlanSha256
 from latune.cache.kin import carried
 from latune.cache.nearby import FLAGS, KINDS, by_distance, by_likeness, distance
 from latune.cache.store import read_cache, read_entries

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from latune import paths
 from latune.cache import disk
-from latune.cache.entry import EVIDENCE, DeviceCache, Entry, SchemaError
+from latune.cache.device import DeviceCache, SchemaError
+from latune.cache.entry import EVIDENCE, Entry
 from latune.errors import CacheError
 from latune.gpu import Gpu
 from latune.problem import Bucket

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from latune.cache.entry import Entry, Resources
+from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
+from latune.cache.resources import Resources
 from latune.cache.store import read_entries
 from latune.cli.differences import config_changes, plan_changes
 from latune.cli.regrets import RegretFile

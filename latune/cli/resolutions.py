@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from latune.cache.entry import Resources
 from latune.cache.resolve import Resolution
+from latune.cache.resources import Resources
 from latune.cli.output import plan_lines
 from latune.ops.dispatch import tune_command
 from latune.problem import Problem

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from latune.cache.entry import Entry, Resources
+from latune.cache.entry import Entry
+from latune.cache.resources import Resources
 from latune.cli.entries import mend_command
 from latune.gpu import Gpu
 from latune.measurement import Measurement

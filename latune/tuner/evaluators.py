@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Protocol
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.codegen.build import Build
 from latune.codegen.render import Source, render
 from latune.errors import BuildError, RenderError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.codegen.build import Build, KernelBuild
 from latune.gpu import Gpu
 

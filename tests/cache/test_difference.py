@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from latune.cache.device import DeviceCache
 from latune.cache.difference import CHANGES, differences, mean_ratio
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.entry import Entry
 from latune.gpu import find_gpu
 from latune.plan import Plan
 from latune.problem import Problem

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.files import dispatched_files, files_set_aside, find_file, read_given
 from latune.cache.store import cache_path, write_entries
 from latune.errors import CacheError

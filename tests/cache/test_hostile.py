@@ -19,7 +19,8 @@ from hostile import at, mutated, places
 
 import latune
 from latune.cache import resolve as ladder
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.resolve import default_plan
 from latune.cache.store import cache_path, read_cache, write_entries
 from latune.codegen.render import plan_sha256, render

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.kin import carried
 from latune.cache.resolve import resolve
 from latune.cache.store import read_file

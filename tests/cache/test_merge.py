@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from latune import paths
-from latune.cache.entry import EVIDENCE, DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import EVIDENCE, Entry
 from latune.cache.merge import OUTCOMES, Merge, merge_files
 from latune.cache.store import cache_path, prefer, read_file, write_entries
 from latune.errors import CacheError

@@ -10,8 +10,10 @@ import pytest
 
 from latune import paths
 from latune.cache import resolve as ladder
-from latune.cache.entry import DeviceCache, Entry, PlanSha256, Resources
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry, PlanSha256
 from latune.cache.resolve import Resolution, resolve
+from latune.cache.resources import Resources
 from latune.cache.store import write_entries
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.resolve import fits
 from latune.cache.store import cache_path, read_file
 from latune.codegen.render import plan_sha256, render

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.store import cache_path, check_writable, prefer, read_cache, read_entries, read_file, write_entries
 from latune.errors import CacheError
 from latune.gpu import find_gpu

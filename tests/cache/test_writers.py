@@ -17,7 +17,8 @@ import filelock
 import pytest
 
 from latune.cache import disk
-from latune.cache.entry import EVIDENCE, DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import EVIDENCE, Entry
 from latune.cache.store import cache_path, check_writable, prefer, read_cache, read_file, write_entries
 from latune.errors import CacheError
 from latune.gpu import find_gpu

@@ -15,7 +15,8 @@ from entries import MEASURED_WITH, valid_entry
 from racing import Answer, Racing
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.resolve import default_plan
 from latune.cache.store import cache_path, write_entries
 from latune.cli import doctor as command

@@ -12,7 +12,8 @@ from click.testing import Result
 from entries import valid_entry
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.standing import Standing
 from latune.cache.store import cache_path, write_entries
 from latune.cli.regrets import RegretFile

@@ -10,7 +10,8 @@ import pytest
 from entries import valid_entry
 
 from latune import paths
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.device import DeviceCache
+from latune.cache.entry import Entry
 from latune.cache.store import cache_path
 from latune.cli.pending import pending
 from latune.config import Config

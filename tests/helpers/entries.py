@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from latune.cache.entry import TOOLCHAIN, Entry, Resources
+from latune.cache.entry import TOOLCHAIN, Entry
+from latune.cache.resources import Resources
 from latune.codegen.render import plan_sha256
 from latune.measurement import Measurement
 from latune.plan import Plan

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.cache.standing import Standing
 from latune.measurement import Measurement
 from latune.plan import Plan

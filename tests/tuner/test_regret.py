@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu

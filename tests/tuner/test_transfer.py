@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement

@@ -12,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from latune.cache.entry import Entry, Resources
+from latune.cache.entry import Entry
+from latune.cache.resources import Resources
 from latune.codegen.render import render
 from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError, UnknownGpuError

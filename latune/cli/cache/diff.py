@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from latune.cache.device import DeviceCache
 from latune.cache.difference import CHANGES, Difference, differences, mean_ratio
-from latune.cache.entry import DeviceCache, Entry
+from latune.cache.entry import Entry
 from latune.cache.files import read_given
 from latune.cli.cache.arguments import FILE
 from latune.cli.options import json_option

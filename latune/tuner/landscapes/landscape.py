@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.codegen.space import Space
 from latune.codegen.space_file import parse_space_file
 from latune.config import Config

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.config import Config
 from latune.measurement import Measurement
 from latune.plan import Plan

@@ -11,7 +11,7 @@ import pytest
 import triton
 
 from latune import paths
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.cache.store import cache_path, write_entries
 from latune.cli.cache import rebuilding
 from latune.codegen.build import Build, KernelBuild

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from latune.cache.entry import Resources
+from latune.cache.resources import Resources
 from latune.config import Config
 from latune.measurement import Measurement
 from latune.plan import Plan

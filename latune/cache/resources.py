@@ -1,0 +1,28 @@
+"""What a compiled kernel takes of an SM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from latune.cache.node import Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one compiled kernel of the plan takes: registers and spills a thread, shared memory a block."""
+
+    name: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    num_warps: int
+
+    @classmethod
+    def read(cls, node: Node) -> Resources:
+        """From an entry's JSON.
+
+        Raises:
+            ValueError: something is missing, unknown or of another type; the message names its key.
+        """
+        found = node.fields(*(member.name for member in fields(cls)))
+        return cls(name=found.pop("name").text(), **{name: value.integer() for name, value in found.items()})
