@@ -6,6 +6,9 @@ Run as ``python docs/results/loads_before_slopes.py SECONDS OUTPUT.json``. The v
 ``stages``     the same with more chunks in flight, or in chunks of 32 rows
 ``backwards``  `cooperative` forward: the same, and states are made from a segment's end to its beginning, so that the
                first chunks of the walk are in shared memory when it begins
+``launched``   `cooperative` forward: not by a cooperative launch, to see what that takes
+``counter``    `cooperative` forward: the last program sets the counter back behind the walk, not ahead of it
+``scan``       `cooperative` forward: of more elements a warp, or more segments, at once
 ``wide``       `parallel` forward: the rows before the program's chunk in wide blocks, and that chunk last, loaded first
 """
 
@@ -145,6 +148,19 @@ def _placed(walk: str) -> str:
     return place.replace("filled.index(stage), turn // STAGES % 2", "filled.index(stage), fills % 2")
 
 
+def counter_last(text: str) -> str:
+    walk = re.search(r"def o_walk\(.*?(?=\n\n\n)", text, re.DOTALL)
+    assert walk is not None
+    leave = re.search(r" +# The last one leaves .*\n.*\n.*\n", walk[0])
+    assert leave is not None
+    return text.replace(walk[0], walk[0].replace(leave[0], "") + "\n" + leave[0].rstrip("\n"))
+
+
+def wide_scan(text: str, part: int, at_once: int) -> str:
+    text = text.replace("PART: gl.constexpr = 128", f"PART: gl.constexpr = {part}")
+    return re.sub(r"(AT_ONCE: gl.constexpr = )\d+", rf"\g<1>{at_once}", text)
+
+
 def by_pointers(plan: Plan) -> Plan:
     def changed(config: Config) -> Config:
         return replace(config, choices=tuple(sorted({**dict(config.choices), "loads": "pointer"}.items())))
@@ -165,8 +181,17 @@ def variants(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
     yield "served", text
     yield "all rows", all_rows(text)
     if problem.direction == "fwd" and plan.steps[0].config.algorithm == "cooperative":
+        yield "launched as others are", re.sub(r"(?<=launch_cooperative_grid=).*,", "False,", text)
+        yield "counter last", counter_last(text)
+        for part, at_once in ((128, 16), (256, 8), (256, 16)):
+            yield f"scan, {part} and {at_once}", wide_scan(text, part, at_once)
         for num_stages in range(plan.steps[0].config.num_stages, 8):
-            yield f"backwards, {num_stages} stages", with_stages(backwards(all_rows(text)), num_stages)
+            changed = with_stages(backwards(all_rows(text)), num_stages)
+            yield f"backwards, {num_stages} stages", changed
+            yield f"backwards, {num_stages} stages, counter last", counter_last(changed)
+            for part, at_once in ((128, 8), (128, 16), (256, 8), (256, 16)):
+                name = f"backwards, {num_stages} stages, counter last, scan, {part} and {at_once}"
+                yield name, wide_scan(counter_last(changed), part, at_once)
     if all(step.config.algorithm == "parallel" for step in plan.steps):
         for num_stages in (4, 5, 6):
             yield f"all rows, {num_stages} stages", with_stages(all_rows(text), num_stages)
