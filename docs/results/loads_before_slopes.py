@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from latune.cli.shapes import parse_shape
 from latune.codegen.build import compile_launch
 from latune.codegen.launches import record_launches
 from latune.codegen.load import load
@@ -37,22 +38,22 @@ from latune.tuner.worker import Worker
 GPU = find_gpu("h200")
 ROUNDS = 20
 SHAPES = (
-    ("fwd", 1, 4, 256, 64, 64),
-    ("bwd", 1, 4, 256, 64, 64),
-    ("fwd", 1, 8, 512, 128, 128),
-    ("bwd", 1, 8, 512, 128, 128),
-    ("fwd", 1, 8, 1024, 128, 128),
-    ("fwd", 1, 16, 512, 96, 96),
-    ("fwd", 1, 8, 1024, 256, 256),
-    ("fwd", 1, 8, 4096, 128, 128),
-    ("fwd", 1, 8, 8192, 128, 128),
-    ("fwd", 1, 16, 8192, 96, 96),
-    ("fwd", 1, 16, 8192, 64, 128),
-    ("fwd", 1, 16, 16384, 64, 64),
-    ("fwd", 1, 8, 32768, 128, 128),
-    ("fwd", 1, 16, 32768, 128, 128),
-    ("bwd", 1, 8, 8192, 128, 128),
-    ("bwd", 1, 16, 8192, 96, 96),
+    ("fwd", "1,4,256,64"),
+    ("bwd", "1,4,256,64"),
+    ("fwd", "1,8,512,128"),
+    ("bwd", "1,8,512,128"),
+    ("fwd", "1,8,1024,128"),
+    ("fwd", "1,16,512,96"),
+    ("fwd", "1,8,1024,256"),
+    ("fwd", "1,8,4096,128"),
+    ("fwd", "1,8,8192,128"),
+    ("fwd", "1,16,8192,96"),
+    ("fwd", "1,16,8192,64,128"),
+    ("fwd", "1,16,16384,64"),
+    ("fwd", "1,8,32768,128"),
+    ("fwd", "1,16,32768,128"),
+    ("bwd", "1,8,8192,128"),
+    ("bwd", "1,16,8192,96"),
 )
 # Pairs of a pattern and what stands in its place; of the first two, what `parallel` reads, of the others, what first passes do.
 ALL_ROWS = (
@@ -162,10 +163,7 @@ def wide_scan(text: str, part: int, at_once: int) -> str:
 
 
 def by_pointers(plan: Plan) -> Plan:
-    def changed(config: Config) -> Config:
-        return replace(config, choices=tuple(sorted({**dict(config.choices), "loads": "pointer"}.items())))
-
-    return _changed(plan, changed)
+    return _changed(plan, lambda config: config.with_choices(loads="pointer"))
 
 
 def in_short_chunks(plan: Plan, num_warps: int) -> Plan:
@@ -218,19 +216,10 @@ def fits(problem: Problem, source: Source) -> bool:
 def main(seconds: float, output: Path) -> None:
     end, rows = time.monotonic() + seconds, []
     with Worker() as worker:
-        for direction, batch, num_heads, seqlen, head_dim_k, head_dim_v in SHAPES:
+        for direction, shape in SHAPES:
             if time.monotonic() > end:
                 return
-            problem = Problem(
-                direction=direction,
-                decay="constant",
-                dtype="bf16",
-                batch=batch,
-                num_heads=num_heads,
-                seqlen=seqlen,
-                head_dim_k=head_dim_k,
-                head_dim_v=head_dim_v,
-            )
+            problem = parse_shape(shape).problem(direction=direction, decay="constant", dtype="bf16")
             plan = resolve(problem, GPU).plan
             # Of equal texts the first name stands.
             sources = {source_of(text): name for name, text in reversed(list(variants(problem, plan)))}

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from latune.cli.shapes import parse_shape
 from latune.cli.starts import starts_of
 from latune.gpu import find_gpu
 from latune.plan import Plan
@@ -19,7 +20,7 @@ from latune.tuner.podium import ranked
 from latune.tuner.target import open_target
 
 GPU = find_gpu("h200")
-SHAPES = (("bwd", 2, 40, 6000, 128), ("fwd", 3, 24, 3500, 64), ("bwd", 5, 16, 1100, 256), ("fwd", 5, 20, 3000, 128))
+SHAPES = (("bwd", "2,40,6000,128"), ("fwd", "3,24,3500,64"), ("bwd", "5,16,1100,256"), ("fwd", "5,20,3000,128"))
 FASTEST = 14
 
 
@@ -37,17 +38,8 @@ def fastest(problem: Problem, evaluate: Evaluator) -> list[Plan]:
 def main(output: Path) -> None:
     found = []
     with open_target(GPU.name) as target:
-        for direction, batch, num_heads, seqlen, head_dim in SHAPES:
-            shape = Problem(
-                direction=direction,
-                decay="constant",
-                dtype="bf16",
-                batch=batch,
-                num_heads=num_heads,
-                seqlen=seqlen,
-                head_dim_k=head_dim,
-                head_dim_v=head_dim,
-            )
+        for direction, text in SHAPES:
+            shape = parse_shape(text).problem(direction=direction, decay="constant", dtype="bf16")
             bucket = shape.bucket()
             plans = fastest(bucket.problem(), target.evaluator(bucket.problem()))
             rows: dict[str, object] = {"shape": str(shape), "bucket": str(bucket), "plans": list(map(str, plans))}

@@ -1,6 +1,7 @@
 """An H200's forward buckets of 8 to 64 heads again: what serves each, beside programs that wait for one another.
 
-Run as ``python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER``; tidied since it ran.
+Run as ``python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER``; tidied since it ran, on
+wider heads, and on those of 64 in a later run.
 
 Raced with less than a transfer races, so that a bucket takes a second: the plan of its entry, and each start of the search
 space with warps of its own as a cooperative launch. Where the entry's plan leaves states to the backward pass, only
@@ -36,8 +37,7 @@ Entries = Mapping[Bucket, Entry]
 
 
 def is_of_few_heads(bucket: Bucket) -> bool:
-    wide = max(bucket.head_dim_k, bucket.head_dim_v) > 64
-    return bucket.direction == "fwd" and bucket.batch_heads <= 64 and bucket.seqlen >= 1024 and wide
+    return bucket.direction == "fwd" and bucket.batch_heads <= 64 and bucket.seqlen >= 1024
 
 
 def plans_of(problem: Problem, entries: Entries) -> list[Plan]:

@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+from latune.cli.shapes import parse_shape, problems_of
 from latune.codegen.render import render
 from latune.gpu import find_gpu
 from latune.measurement import Measurement
@@ -27,32 +29,17 @@ SPACE = all_spaces()["stream"]
 ROUNDS = 20
 STREAMS = {"fwd": ("o",), "bwd": ("dq", "dk", "dv")}
 SHAPES = (
-    (1, 8, 8192, 128, 128),
-    (1, 8, 4096, 128, 128),
-    (1, 16, 4096, 128, 128),
-    (1, 8, 32768, 128, 128),
-    (1, 16, 8192, 96, 96),
-    (1, 16, 8192, 64, 128),
-    (1, 16, 32768, 128, 128),
-    (1, 8, 8192, 256, 256),
-    (1, 32, 8192, 128, 128),
-    (1, 16, 8192, 192, 192),
+    "1,8,8192,128",
+    "1,8,4096,128",
+    "1,16,4096,128",
+    "1,8,32768,128",
+    "1,16,8192,96",
+    "1,16,8192,64,128",
+    "1,16,32768,128",
+    "1,8,8192,256",
+    "1,32,8192,128",
+    "1,16,8192,192",
 )
-
-
-def problems() -> Iterator[Problem]:
-    for direction in STREAMS:
-        for batch, num_heads, seqlen, head_dim_k, head_dim_v in SHAPES:
-            yield Problem(
-                direction=direction,
-                decay="constant",
-                dtype="bf16",
-                batch=batch,
-                num_heads=num_heads,
-                seqlen=seqlen,
-                head_dim_k=head_dim_k,
-                head_dim_v=head_dim_v,
-            )
 
 
 def cooperative(problem: Problem) -> Iterator[Plan]:
@@ -74,8 +61,10 @@ def row(problem: Problem, plan: Plan, measurement: Measurement) -> dict[str, obj
 
 def main(seconds: float, output: Path) -> None:
     end, rows = time.monotonic() + seconds, []
+    shapes = list(map(parse_shape, SHAPES))
+    problems = [problems_of(shapes, direction=direction, dtype="bf16", decay="constant") for direction in STREAMS]
     with Worker() as worker:
-        for problem in problems():
+        for problem in chain.from_iterable(problems):
             if time.monotonic() > end:
                 return
             plans = [resolve(problem, GPU).plan, *cooperative(problem)]

@@ -22,6 +22,7 @@ from latune.tuner.jobs import Failure, Start
 from latune.tuner.process import Process, UntakenError
 
 COMPILER = "latune.tuner.builders:start"
+VERIFIED_COMPILER = "latune.tuner.builders:start_verified"
 
 # The slowest compilations seen took a tenth of this.
 _TIMEOUT_S = 180.0
@@ -29,16 +30,11 @@ _TIMEOUT_S = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compile:
-    """Asks a compiler process for a ``Build``.
-
-    Attributes:
-        verified: whether what verification launches is compiled as well.
-    """
+    """Asks a compiler process for a ``Build``."""
 
     problem: Problem
     plan: Plan
     gpu: Gpu
-    verified: bool
 
 
 class Builder(Protocol):
@@ -57,7 +53,12 @@ class Builder(Protocol):
 
 def start(_: int) -> Callable[[Compile], Build]:
     """What a compiler process runs."""
-    return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem) if job.verified else ())
+    return lambda job: build(job.problem, job.plan, job.gpu)
+
+
+def start_verified(_: int) -> Callable[[Compile], Build]:
+    """As ``start``, where what is built will be verified: some of its shapes compile otherwise than a problem's own."""
+    return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem))
 
 
 class ParallelBuilder:
@@ -67,21 +68,12 @@ class ParallelBuilder:
         workers: processes at most, each started when it is first needed; None: one a CPU core.
         runner: ``module:function`` that serves a process, as ``start`` does.
         timeout_s: after which a compilation is given up.
-        verified: whether what it builds will be verified here, on shapes of which some compile otherwise than a problem's own.
     """
 
-    def __init__(
-        self,
-        *,
-        workers: int | None = None,
-        runner: str = COMPILER,
-        timeout_s: float = _TIMEOUT_S,
-        verified: bool = False,
-    ) -> None:
+    def __init__(self, *, workers: int | None = None, runner: str = COMPILER, timeout_s: float = _TIMEOUT_S) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._start = Start(runner=runner, device_index=0)
         self._timeout_s = timeout_s
-        self._verified = verified
         self._threads = ThreadPoolExecutor(self.workers)
         self._futures: dict[Compile, Future[Build]] = {}
         self._waiting: dict[Compile, bool] = {}
@@ -110,7 +102,7 @@ class ParallelBuilder:
 
     def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         for plan in plans:
-            self._future(self._job(problem, plan, gpu), urgent)
+            self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent)
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         """As ``Builder``.
@@ -119,10 +111,7 @@ class ParallelBuilder:
             BuildError: it cannot be rendered, does not compile, crashes the compiler or takes too long.
             WorkerError: no compiler process can be started.
         """
-        return self._future(self._job(problem, plan, gpu), urgent=True).result()
-
-    def _job(self, problem: Problem, plan: Plan, gpu: Gpu) -> Compile:
-        return Compile(problem=problem, plan=plan, gpu=gpu, verified=self._verified)
+        return self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent=True).result()
 
     def _future(self, job: Compile, urgent: bool) -> Future[Build]:
         with self._lock:

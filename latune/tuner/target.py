@@ -11,7 +11,7 @@ from latune.errors import BuildError, RenderError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import ParallelBuilder
+from latune.tuner.builders import COMPILER, VERIFIED_COMPILER, ParallelBuilder
 from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator, measured_toolchain
 from latune.tuner.failures import Failures
 from latune.tuner.serving import serving_plan
@@ -99,7 +99,8 @@ def open_target(
         here = None if present is None else local_gpu(present)
         gpu = _wanted(name, here)
         worker = present if gpu == here else None
-        builder = stack.enter_context(ParallelBuilder(workers=workers, verified=worker is not None))
+        runner = VERIFIED_COMPILER if worker else COMPILER
+        builder = stack.enter_context(ParallelBuilder(workers=workers, runner=runner))
         yield Target(gpu=gpu, builder=builder, worker=worker)
 
 

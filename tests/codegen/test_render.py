@@ -32,13 +32,11 @@ PLANS = tuple((direction, form) for direction, forms in FORMS.items() for form i
 WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48, 128, 16))
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
 DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
-# All data at the first widths; at the others no state, and both.
-SHAPES = (*itertools.product(WIDTHS[:1], DATA), *itertools.product(WIDTHS[1:], (DATA[0], DATA[3])))
 
-# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, shapes. A factored decay has
-# no walks.
-OF_A_WALK = (3 * 3 + 1) * 4 * 2 * (5 + 2 * 2)
-OF_A_DECAY = 4 * 2 * (5 + 3 * 2) * (3 * (4 + 4) + 1) + OF_A_WALK
+# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths, data. A factored decay
+# has no walks.
+OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3 * 5
+OF_A_DECAY = 4 * 2 * 4 * 5 * (3 * (4 + 4) + 1) + OF_A_WALK
 # Without a state, with a decay or none: forms, one of them also chained; loads, widths.
 STATELESS = 3 * 2 * 4
 
@@ -47,9 +45,9 @@ ProblemOf = Callable[..., Problem]
 
 
 def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
-    """The product of all that shapes a source, but of its widths with its data."""
-    axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, SHAPES)
-    for algorithm, layout, loads, (mode, decayed), (direction, form), ((d, e, *blocks), data) in itertools.product(*axes):
+    """The product of all that shapes a source."""
+    axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, WIDTHS, DATA)
+    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, *blocks), data in itertools.product(*axes):
         what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), data, strict=True))
         choices = {"algorithm": algorithm, "loads": loads, "decay_mode": mode, "decayed": decayed}
         choices |= dict(zip(("state_layout", "branched"), layout, strict=True))

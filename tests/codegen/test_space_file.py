@@ -38,7 +38,7 @@ def test_pruned_enumeration_is_the_product_filtered(tmp_path: Path) -> None:
 
     def pin(form: dict) -> None:
         form["parameters"]["num_stages"]["values"] = [2]
-        form["parameters"]["PROGRAMS"]["values"] = [128, 132]
+        form["parameters"]["PROGRAMS"]["values"] = [64, 128, 132, 512]
         form["parameters"]["loads"]["values"] = ["pointer"]
         form["parameters"]["decay_mode"]["values"] = ["matrix", "factored"]
 

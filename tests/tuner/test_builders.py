@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +16,7 @@ from latune.errors import BuildError
 from latune.gpu import Gpu, find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import Compile, ParallelBuilder, start
+from latune.tuner.builders import Compile, ParallelBuilder, start, start_verified
 from latune.tuner.cases import small_problems
 
 GPU = find_gpu("a100")
@@ -92,21 +92,22 @@ def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: Modul
         assert all(made_by(builder(PROBLEM, plan_, GPU)).isdigit() for plan_ in good)
 
 
-@pytest.mark.parametrize("verified", [False, True])
-def test_a_compiler_is_told_whether_what_it_builds_will_be_verified(
-    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch, verified: bool
+@pytest.mark.parametrize(("begin", "also"), [(start, ()), (start_verified, small_problems(PROBLEM))])
+def test_what_will_be_verified_is_compiled_for_that_too(
+    fake_builds: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: Callable[[int], Callable[[Compile], Build]],
+    also: Sequence[Problem],
 ) -> None:
     shapes: list[Sequence[Problem]] = []
 
-    def build_(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem]) -> Build:
+    def build_(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = ()) -> Build:
         shapes.append(also)
         return fake_builds.build(problem, plan, gpu)
 
     monkeypatch.setattr("latune.tuner.builders.build", build_)
-    monkeypatch.setattr(ParallelBuilder, "_compile", lambda self, job: start(0)(job))
-    with ParallelBuilder(workers=1, verified=verified) as builder:
-        builder(PROBLEM, plan(fake_builds), GPU)
-    assert shapes == [small_problems(PROBLEM) if verified else ()]
+    begin(0)(Compile(problem=PROBLEM, plan=plan(fake_builds), gpu=GPU))
+    assert shapes == [also]
 
 
 def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:
