@@ -26,10 +26,11 @@ from latune.ops.dispatch import resolve, tune_command
 from latune.problem import Bucket, Problem
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.load import Load
+from latune.tuner.search import TrialEvent
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
 from latune.tuner.transfer import foresee_transfer, transfer_problem
-from latune.tuner.tune import Settings, Tuned, finals_of, tune_problem
+from latune.tuner.tune import OnTrial, Settings, Tuned, finals_of, foresee_search, tune_problem
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -99,7 +100,8 @@ class Session:
     def search(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
-        with TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps) as progress:
+        show = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
+        with show as progress, ThreadPoolExecutor(1) as aside:
             left = list(problems)
             for _, share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)
@@ -109,8 +111,10 @@ class Session:
                     except KeyboardInterrupt:
                         self.interrupted = True
                         return
-                    self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=progress.on_trial))
-                left.remove(problem)
+                    left.remove(problem)
+                    foresee = partial(aside.submit, self._foresee, partial(foresee_search, settings=limited), spaces=spaces)
+                    on_trial = _and_once(progress.on_trial, foresee, _ready(left)[:1])
+                    self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=on_trial))
                 progress.finish(problem)
 
     def _next(self, left: Sequence[Problem], settings: Settings, hands: ExitStack) -> Problem:
@@ -120,8 +124,7 @@ class Session:
             hands: what it enters keeps the problem in hand. What goes wrong with that goes wrong again, and is told, when the
                 problem is tuned.
         """
-        forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
-        ready = [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
+        ready = _ready(left)
         try:
             # What is begun anew is nobody else's.
             free = (problem for problem in ready if settings.fresh or hands.enter_context(self._in_hand(problem, settings)))
@@ -139,7 +142,9 @@ class Session:
         """
         unknown = pending(problems, self.target, self._folders, again=settings.fresh)
         if len(unknown) < len(problems):
-            say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry already")
+            searched = settings.fresh and self.target.evidence == "measured"
+            which = "that was searched, and stays: search them again, without --transfer" if searched else "already"
+            say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry {which}")
         self.race(unknown, spaces, settings)
 
     def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
@@ -151,17 +156,17 @@ class Session:
                     say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
                     return
                 if number < len(problems):
-                    aside.submit(self._foresee, problems[number], spaces)
+                    aside.submit(self._foresee, foresee_transfer, problems[number], spaces)
                 self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
                 if problem in self.tuned:
                     entry = self.tuned[problem].entry
                     times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
                     say(f"[{number}/{len(problems)}] {problem}: {times[0]} ms, {times[1]} of the roof")
 
-    def _foresee(self, problem: Problem, spaces: Mapping[str, Space]) -> None:
+    def _foresee(self, foresee: Callable[..., None], problem: Problem, spaces: Mapping[str, Space]) -> None:
         """By what the cache holds now, to which the problem at hand may add."""
         starts = starts_of(problem, self.target.gpu, self._folders)
-        foresee_transfer(problem, spaces, self.target.evaluator(problem, self._folders), starts)
+        foresee(problem, spaces, self.target.evaluator(problem, self._folders), starts)
 
     @property
     def _folders(self) -> list[Path]:
@@ -261,6 +266,24 @@ class Session:
             raise LatuneError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
             )
+
+
+def _ready(left: Sequence[Problem]) -> list[Problem]:
+    """Those that may be next: a backward pass comes after its forward one."""
+    forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
+    return [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
+
+
+def _and_once(on_trial: OnTrial, foresee: Callable[[Problem], object], problems: Sequence[Problem]) -> OnTrial:
+    """``on_trial``, and with the first evaluation, which a search that was made before has none of, ``foresee`` as well."""
+    left = list(problems)
+
+    def both(event: TrialEvent) -> None:
+        on_trial(event)
+        while left:
+            foresee(left.pop())
+
+    return both
 
 
 def warn_of_a_shared_device(report: DeviceReport) -> None:

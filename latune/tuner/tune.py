@@ -135,6 +135,16 @@ def tune_problem(
     return Tuned(entry=result.entry, searches=searches, finalists=result.finalists)
 
 
+def foresee_search(
+    problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan], *, settings: Settings
+) -> None:
+    """Begins to compile, while others have the GPU, what ``tune_problem`` will evaluate first."""
+    composer = Composer.of(problem, evaluate, space)
+    fitted = tuple(composer.fit(starts))
+    searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=None)
+    evaluate.prepare(searches.first_batch(composer.searched[0]), urgent=False)
+
+
 def finals_of(problem: Problem, evaluate: Evaluator, settings: Settings) -> Finals:
     """Where the processes that tune the problem, under these settings, agree on how that begins and ends."""
     return Finals(study_name(problem, evaluate, settings.seed), settings.storage, fresh=settings.fresh)
@@ -188,7 +198,6 @@ class _Searches:
             following: whose first batch is compiled meanwhile.
         """
         settings = self.settings
-        firsts = [route.grid.plan(config) for route in map(self._route, following) for config in route.following([])]
         return search(
             self._route(name),
             self.evaluate,
@@ -198,8 +207,13 @@ class _Searches:
             time_budget_s=time_budget_s,
             on_trial=self.on_trial,
             prepare=self.evaluate.prepare,
-            later=firsts,
+            later=[plan for kernel in following for plan in self.first_batch(kernel)],
         )
+
+    def first_batch(self, name: str) -> list[Plan]:
+        """What the search of a kernel's space evaluates first, where no earlier run has."""
+        route = self._route(name)
+        return [route.grid.plan(config) for config in route.following([])]
 
     def _route(self, name: str) -> Route:
         settings = self.settings

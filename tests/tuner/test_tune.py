@@ -25,7 +25,7 @@ from latune.tuner import target
 from latune.tuner.evaluators import StaticEvaluator
 from latune.tuner.search import TrialEvent
 from latune.tuner.transfer import transfer_problem
-from latune.tuner.tune import Settings, Tuned, finals_of, study_name, tune, tune_problem
+from latune.tuner.tune import Settings, Tuned, finals_of, foresee_search, study_name, tune, tune_problem
 
 FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
@@ -120,6 +120,14 @@ def test_while_a_kernel_is_searched_the_next_ones_first_batch_is_compiled(settin
         begun = kernels.index(name)
         firsts = [plan for plan in evaluate.evaluated if plan.steps[0].kernel == following][:2]
         assert {(begun, plan) for plan in firsts} <= set(evaluate.foreseen)
+
+
+def test_what_is_evaluated_first_can_be_compiled_before(settings: Settings) -> None:
+    before, evaluate = Landscape(), Landscape()
+    starts = [tuned(replace(BACKWARD, seqlen=8192), Landscape(), replace(settings, trials=4)).entry.plan]
+    foresee_search(BACKWARD, None, before, starts, settings=settings)  # type: ignore[arg-type]
+    tuned(BACKWARD, evaluate, settings, starts=starts)
+    assert before.foreseen == [(0, plan) for plan in evaluate.evaluated[: len(before.foreseen)]] and before.foreseen
 
 
 def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:
