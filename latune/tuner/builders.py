@@ -13,7 +13,7 @@ from queue import Empty, PriorityQueue, SimpleQueue
 from typing import Protocol, cast
 
 from latune.codegen.build import Build, build
-from latune.errors import BuildError
+from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem
@@ -65,7 +65,7 @@ class ParallelBuilder:
     """Compiles in processes of its own; a plan that crashes the compiler, or stalls it, fails alone.
 
     Args:
-        workers: processes at most, each started when it is first needed; None: one a CPU core.
+        workers: processes at most, each started when it is first needed, if not before; None: one a CPU core.
         runner: ``module:function`` that serves a process, as ``start`` does.
         timeout_s: after which a compilation is given up.
     """
@@ -82,11 +82,17 @@ class ParallelBuilder:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._idle: SimpleQueue[Process] = SimpleQueue()
+        self._coming_up: SimpleQueue[Process] = SimpleQueue()
         self._processes: list[Process] = []
         self._closing = False
 
     def __enter__(self) -> ParallelBuilder:
         return self
+
+    def begin(self) -> None:
+        """Starts all processes, which come up while the caller goes on."""
+        for _ in range(self.workers):
+            self._coming_up.put(self._begin_one())
 
     def __exit__(self, *exception: object) -> None:
         """Ends all processes; compilations that have not ended are lost."""
@@ -168,11 +174,21 @@ class ParallelBuilder:
         process.kill()
 
     def _take(self) -> Process:
-        """An idle process, else a new one: there are never more than threads that hold one."""
+        """An idle process, else one that comes up, else a new one: there are never more than threads that hold one."""
         with suppress(Empty):
             return self._idle.get_nowait()
-        process = Process.launch(self._start)
+        # One that has died on its way is replaced unseen.
+        with suppress(Empty, WorkerError):
+            return self._up(self._coming_up.get_nowait())
+        return self._up(self._begin_one())
+
+    def _up(self, process: Process) -> Process:
+        process.wait_until_up(self._start)
+        return process
+
+    def _begin_one(self) -> Process:
+        process = Process.begin(self._start)
         self._processes.append(process)
-        if self._closing:  # It was starting when the others were ended.
+        if self._closing:  # The others have been ended.
             process.popen.kill()
         return process

@@ -95,13 +95,22 @@ def open_target(
         WorkerError: the machine's GPU does not answer.
     """
     with ExitStack() as stack:
-        present = stack.enter_context(Worker(device_index, seed=seed)) if _has_gpu() else None
-        here = None if present is None else local_gpu(present)
+        if not _has_gpu():
+            yield Target(gpu=_wanted(name, None), builder=_builder(stack, workers, COMPILER), worker=None)
+            return
+        builder, worker = _builder(stack, workers, VERIFIED_COMPILER), stack.enter_context(Worker(device_index, seed=seed))
+        # Compilers come up while the worker does.
+        builder.begin()
+        here = local_gpu(worker)
         gpu = _wanted(name, here)
-        worker = present if gpu == here else None
-        runner = VERIFIED_COMPILER if worker else COMPILER
-        builder = stack.enter_context(ParallelBuilder(workers=workers, runner=runner))
-        yield Target(gpu=gpu, builder=builder, worker=worker)
+        if gpu == here:
+            yield Target(gpu=gpu, builder=builder, worker=worker)
+        else:
+            yield Target(gpu=gpu, builder=_builder(stack, workers, COMPILER), worker=None)
+
+
+def _builder(stack: ExitStack, workers: int | None, runner: str) -> ParallelBuilder:
+    return stack.enter_context(ParallelBuilder(workers=workers, runner=runner))
 
 
 def local_gpu(worker: Worker) -> Gpu:

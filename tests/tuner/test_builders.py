@@ -12,12 +12,13 @@ from types import ModuleType
 import pytest
 
 from latune.codegen.build import Build
-from latune.errors import BuildError
+from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu, find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import Compile, ParallelBuilder, start, start_verified
 from latune.tuner.cases import small_problems
+from latune.tuner.process import Process
 
 GPU = find_gpu("a100")
 PROBLEM = Problem(
@@ -115,6 +116,44 @@ def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) 
         makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
     assert len(makers) == 1
     assert not Path(f"/proc/{makers.pop()}").exists()
+
+
+def test_processes_that_are_begun_come_up_before_there_is_need(
+    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = spied_processes(monkeypatch)
+    with ParallelBuilder(workers=2, runner="fake_builds:start") as builder:
+        builder.begin()
+        assert len(begun) == 2
+        makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
+        assert makers <= {str(process.popen.pid) for process in begun} and len(begun) == 2
+    assert not any(process.alive for process in begun)
+
+
+def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(
+    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = spied_processes(monkeypatch)
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        builder.begin()
+        begun[0].popen.kill()
+        maker = made_by(builder(PROBLEM, plan(fake_builds), GPU))
+    assert [str(process.popen.pid) for process in begun[1:]] == [maker]
+
+
+def test_a_compiler_that_cannot_come_up_is_an_error(fake_builds: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:no_such_runner") as builder:
+        builder.begin()
+        with pytest.raises(WorkerError, match="no_such_runner"):
+            builder(PROBLEM, plan(fake_builds), GPU)
+
+
+def spied_processes(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Those that are begun from now on."""
+    begun: list[Process] = []
+    begin = Process.begin
+    monkeypatch.setattr(Process, "begin", lambda start: begun.append(begin(start)) or begun[-1])
+    return begun
 
 
 def test_a_compiler_that_died_idle_is_replaced_unseen(fake_builds: ModuleType) -> None:
