@@ -100,8 +100,8 @@ class Session:
     def search(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
-        show = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
-        with show as progress, ThreadPoolExecutor(1) as aside:
+        progress = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
+        with progress, ThreadPoolExecutor(1) as aside:
             left = list(problems)
             for _, share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)

@@ -126,7 +126,7 @@ def test_of_a_shape_or_a_preset_only_its_entries_are_checked(machine: Machine, r
         return [finding["bucket"]["seqlen"] for finding in found]
 
     assert seqlens("--shape", "8,16,500,128") == [512]
-    assert seqlens("--preset", "reference") == [2048]
+    assert seqlens("--preset", "default") == [2048]
     assert seqlens("--preset", "default", "--shape", "8,16,500,128") == [512, 2048]
 
 
