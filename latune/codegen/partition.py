@@ -66,7 +66,7 @@ class Partition:
     def block_d(self) -> int:
         return tile_width(self.d) if self.fused else int(self._values["BLOCK_D"])
 
-    @property
+    @cached_property
     def num_tiles(self) -> int:
         """Of BLOCK_D columns, which hold the key dim in one program."""
         return -(-self.d // self.block_d)

@@ -90,7 +90,7 @@ class StepView(StateFlow):
     def dtype(self) -> str:
         return TL_DTYPES[self.problem.dtype]
 
-    @property
+    @cached_property
     def tiles(self) -> list[TileView]:
         """The tiles that hold the key dim."""
         starts = ["0", "BLOCK_D", *(f"{number} * BLOCK_D" for number in range(2, self.num_tiles))][: self.num_tiles]
