@@ -6,7 +6,6 @@ are wrong, and none is verified: they are timed alone, in one race for each shap
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -98,11 +97,10 @@ def main(output: Path) -> None:
         problem = parse_shape(shape).problem(direction="fwd", decay="constant", dtype="bf16")
         plan = resolve(problem, GPU).plan
         inputs = timed_case(problem, device, 0).inputs
-        count = input_sets(inputs.bytes, torch.cuda.get_device_properties(device).L2_cache_size)
-        sets = [inputs, *(inputs.clone() for _ in range(count - 1))]
+        sets = inputs.copies(input_sets(inputs.bytes, torch.cuda.get_device_properties(device).L2_cache_size))
         names, samplers, pool = [], [], torch.cuda.graph_pool_handle()
         for name, text in variants(render(problem, plan).text, plan.steps[0].config.algorithm):
-            module = load(Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest()))
+            module = load(Source.of(text))
             calls = [partial(one.launch, module) for one in sets]
             calls[0]()
             torch.cuda.synchronize()

@@ -10,7 +10,6 @@ changed:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -46,7 +45,7 @@ def early(text: str) -> str:
     kernel = re.search(r"def o_kernel\((?:\n    .*)*\n\):\n", text)
     assert kernel is not None
     text = text.replace(kernel[0], kernel[0] + WAIT)
-    return re.sub(r"( +)num_warps=\d", r"\1launch_pdl=True,\n\g<0>", text)
+    return re.sub(r"^( +)num_warps=\d", r"\1launch_pdl=True,\n\g<0>", text, flags=re.MULTILINE)
 
 
 def prepared(text: str) -> str:
@@ -69,7 +68,7 @@ def variants(text: str) -> Iterator[tuple[str, Source]]:
         ("prepared", prepared(text)),
         ("overlapping", overlapping(text)),
     ):
-        yield name, Source(text=changed, sha256=hashlib.sha256(changed.encode()).hexdigest())
+        yield name, Source.of(changed)
 
 
 def problem_of(shape: str) -> Problem:
@@ -80,8 +79,7 @@ def behind_another(shape: str) -> list[dict[str, object]]:
     """Each call behind PyTorch's product of q and a number; timed, not verified."""
     problem, device = problem_of(shape), torch.device("cuda")
     inputs = timed_case(problem, device, 0).inputs
-    count = input_sets(inputs.bytes, torch.cuda.get_device_properties(device).L2_cache_size)
-    sets = [inputs, *(inputs.clone() for _ in range(count - 1))]
+    sets = inputs.copies(input_sets(inputs.bytes, torch.cuda.get_device_properties(device).L2_cache_size))
 
     def both(one: Inputs, module: ModuleType) -> object:
         torch.mul(one.q, 1.5)

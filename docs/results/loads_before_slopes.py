@@ -14,7 +14,6 @@ Run as ``python docs/results/loads_before_slopes.py SECONDS OUTPUT.json``. The v
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -203,10 +202,6 @@ def variants(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
                 yield name, wide(text, block_j, num_warps, num_stages)
 
 
-def source_of(text: str) -> Source:
-    return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
-
-
 def fits(problem: Problem, source: Source) -> bool:
     """Whether shared memory holds it: one that does not fit would end the race for all."""
     launches = record_launches(load(source), problem)
@@ -222,7 +217,7 @@ def main(seconds: float, output: Path) -> None:
             problem = parse_shape(shape).problem(direction=direction, decay="constant", dtype="bf16")
             plan = resolve(problem, GPU).plan
             # Of equal texts the first name stands.
-            sources = {source_of(text): name for name, text in reversed(list(variants(problem, plan)))}
+            sources = {Source.of(text): name for name, text in reversed(list(variants(problem, plan)))}
             fitting = [source for source in sources if fits(problem, source)]
             raced = worker.race(problem, [(plan, source) for source in fitting], rounds=ROUNDS)
             for name, measurement in zip(map(sources.__getitem__, fitting), raced, strict=True):

@@ -1,4 +1,4 @@
-"""The problems that a transfer is for, and their order."""
+"""The problems that are left to tune, and their order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latune.cache.store import read_entries
+from latune.cli.shapes import shape_of
 from latune.codegen.render import plan_sha256
 from latune.problem import Problem
 from latune.tuner.target import Target
@@ -14,7 +15,7 @@ from latune.tuner.transfer import TRANSFERRED
 
 
 def pending(problems: Sequence[Problem], target: Target, folders: Sequence[Path] = (), *, again: bool = False) -> list[Problem]:
-    """Those whose buckets have no entry that is as good as a transfer's would be.
+    """Those that a transfer is for: whose buckets have no entry that is as good as a transfer's would be.
 
     What was transferred longest ago comes first of what is transferred again, so that the same command goes on where it was
     stopped. Both directions stay together, in their order: backward plans are judged behind the forward one.
@@ -37,3 +38,9 @@ def pending(problems: Sequence[Problem], target: Target, folders: Sequence[Path]
         both, age = replace(problem, direction="fwd"), ages.get(problem, "")
         oldest[both] = min(oldest.get(both, age), age)
     return sorted(unknown, key=lambda problem: oldest[replace(problem, direction="fwd")])
+
+
+def ready(left: Sequence[Problem]) -> list[Problem]:
+    """Those that may be next: a backward pass comes after its forward one."""
+    forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
+    return [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]

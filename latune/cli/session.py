@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -15,11 +14,12 @@ import click
 
 from latune.cache.store import check_writable, read_file, write_entries
 from latune.cli.closing import Call, closing_call
-from latune.cli.output import milliseconds, plan_lines, print_table, say, share_of_roof
-from latune.cli.pending import pending
+from latune.cli.output import milliseconds, print_table, say, share_of_roof
+from latune.cli.pending import pending, ready
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.cli.starts import starts_of
+from latune.cli.tuned import COLUMNS, row, to_json
 from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve, tune_command
@@ -39,14 +39,6 @@ INTERRUPTED = 130
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
-# Why a search ended before it had made all of its trials.
-_ENDS = {
-    "settled": "no more improvement expected",
-    "exhausted": "no config is left",
-    "time": "the time was up",
-    "interrupted": "interrupted",
-}
-_COLUMNS = ("problem", "plan", "ms", "of roof", "evidence", "trials")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,7 +105,7 @@ class Session:
                         return
                     left.remove(problem)
                     foresee = partial(aside.submit, self._foresee, partial(foresee_search, settings=limited), spaces=spaces)
-                    on_trial = _and_once(progress.on_trial, foresee, _ready(left)[:1])
+                    on_trial = _and_once(progress.on_trial, foresee, ready(left)[:1])
                     self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=on_trial))
                 progress.finish(problem)
 
@@ -124,13 +116,13 @@ class Session:
             hands: what it enters keeps the problem in hand. What goes wrong with that goes wrong again, and is told, when the
                 problem is tuned.
         """
-        ready = _ready(left)
+        waiting = ready(left)
         try:
             # What is begun anew is nobody else's.
-            free = (problem for problem in ready if settings.fresh or hands.enter_context(self._in_hand(problem, settings)))
-            return next(free, ready[0])
+            free = (problem for problem in waiting if settings.fresh or hands.enter_context(self._in_hand(problem, settings)))
+            return next(free, waiting[0])
         except LatuneError:
-            return ready[0]
+            return waiting[0]
 
     def _in_hand(self, problem: Problem, settings: Settings) -> AbstractContextManager[bool]:
         return finals_of(problem, self.target.evaluator(problem, self._folders), settings).in_hand()
@@ -235,7 +227,7 @@ class Session:
 
     def print_table(self) -> None:
         if self.tuned:
-            print_table(_COLUMNS, [_row(problem, tuned) for problem, tuned in self.tuned.items()], right=_COLUMNS[2:4])
+            print_table(COLUMNS, [row(problem, tuned) for problem, tuned in self.tuned.items()], right=COLUMNS[2:4])
             click.echo(f"wrote {self.path}")
         if self.load is not None:
             click.echo(f"{self.target.gpu.title} was {self.load}")
@@ -247,7 +239,7 @@ class Session:
             "file": None if self.path is None else str(self.path),
             "interrupted": self.interrupted,
             "load": None if self.load is None else self.load.to_json(),
-            "tuned": [_to_json(problem, tuned) for problem, tuned in self.tuned.items()],
+            "tuned": [to_json(problem, tuned) for problem, tuned in self.tuned.items()],
             "failed": [{"problem": str(problem), "why": why} for problem, why in self.failed.items()],
             "call": None if call is None else call.to_json(),
         }
@@ -268,12 +260,6 @@ class Session:
             )
 
 
-def _ready(left: Sequence[Problem]) -> list[Problem]:
-    """Those that may be next: a backward pass comes after its forward one."""
-    forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
-    return [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
-
-
 def _and_once(on_trial: OnTrial, foresee: Callable[[Problem], object], problems: Sequence[Problem]) -> OnTrial:
     """``on_trial``, and with the first evaluation, which a search that was made before has none of, ``foresee`` as well."""
     left = list(problems)
@@ -290,24 +276,3 @@ def warn_of_a_shared_device(report: DeviceReport) -> None:
     if report.free_bytes < _FREE_SHARE * report.memory_bytes:
         free, whole = report.free_bytes / 2**30, report.memory_bytes / 2**30
         say(f"only {free:.0f} of {whole:.0f} GiB are free: what else runs on {report.title} will disturb the measurements")
-
-
-def _outcomes(tuned: Tuned) -> Counter[str]:
-    return sum((result.outcomes for result in tuned.searches.values()), Counter())
-
-
-def _row(problem: Problem, tuned: Tuned) -> list[str]:
-    entry, outcomes = tuned.entry, _outcomes(tuned)
-    median_ms = entry.measurement.median_ms
-    counted = [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
-    ended = [f"{name} ended: {_ENDS[result.stopped]}" for name, result in tuned.searches.items() if result.stopped != "trials"]
-    times = [milliseconds(median_ms), share_of_roof(entry.roof_ms, median_ms)]
-    return [str(problem), plan_lines(entry.plan), *times, entry.evidence, "\n".join([*counted, *ended])]
-
-
-def _to_json(problem: Problem, tuned: Tuned) -> dict[str, object]:
-    searches = {
-        name: {"trials": len(result.trials), "outcomes": dict(result.outcomes), "stopped": result.stopped}
-        for name, result in tuned.searches.items()
-    }
-    return {"problem": str(problem), "entry": tuned.entry.to_json(), "outcomes": dict(_outcomes(tuned)), "searches": searches}

@@ -33,6 +33,10 @@ class Source:
     text: str
     sha256: str
 
+    @classmethod
+    def of(cls, text: str) -> Source:
+        return cls(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
     @property
     def code_sha256(self) -> str:
         """That of the text without its header, which states it."""
@@ -57,7 +61,7 @@ def render(problem: Problem, plan: Plan) -> Source:
     except (jinja2.TemplateError, KeyError) as error:
         raise RenderError(f"cannot render {plan} for {problem}: {error}") from error
     text = text.replace(_UNKNOWN_SHA256, code_sha256(text), 1)
-    return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    return Source.of(text)
 
 
 def _views(problem: Problem, plan: Plan) -> list[StepView]:

@@ -179,12 +179,8 @@ class ParallelBuilder:
             return self._idle.get_nowait()
         # One that has died on its way is replaced unseen.
         with suppress(Empty, WorkerError):
-            return self._up(self._coming_up.get_nowait())
-        return self._up(self._begin_one())
-
-    def _up(self, process: Process) -> Process:
-        process.wait_until_up(self._start)
-        return process
+            return self._coming_up.get_nowait().wait_until_up(self._start)
+        return self._begin_one().wait_until_up(self._start)
 
     def _begin_one(self) -> Process:
         process = Process.begin(self._start)

@@ -67,6 +67,10 @@ class Inputs:
     def clone(self) -> Inputs:
         return replace(self, **{name: tensor.clone() for name, tensor in self.tensors().items()})
 
+    def copies(self, count: int) -> list[Inputs]:
+        """So many sets of the same numbers, itself the first."""
+        return [self, *(self.clone() for _ in range(count - 1))]
+
     @property
     def bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())

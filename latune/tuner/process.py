@@ -52,9 +52,7 @@ class Process:
         Raises:
             WorkerError: it ended, or gave no sign in time; with the last line it printed.
         """
-        process = cls.begin(start)
-        process.wait_until_up(start)
-        return process
+        return cls.begin(start).wait_until_up(start)
 
     @classmethod
     def begin(cls, start: Start) -> Process:
@@ -65,8 +63,8 @@ class Process:
             process.connection.send(start)
         return process
 
-    def wait_until_up(self, start: Start) -> None:
-        """Waits for the runner of a process that was begun; ends the process when that does not come up.
+    def wait_until_up(self, start: Start) -> Process:
+        """Waits for the runner of a process that was begun, which is returned; ends it when that does not come up.
 
         Raises:
             WorkerError: it ended, or gave no sign in time; with the last line it printed.
@@ -80,6 +78,7 @@ class Process:
         if isinstance(answer, Failure):
             self.kill()
             raise WorkerError(f"the worker process for device {start.device_index} did not start: {answer.detail}")
+        return self
 
     @classmethod
     def _spawn(cls) -> Process:

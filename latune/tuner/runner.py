@@ -84,8 +84,7 @@ class GpuRunner:
         torch.cuda.empty_cache()
         self._fixture = prepare(problem, self.device, seed)
         timed = self._fixture.timed.inputs
-        count = input_sets(timed.bytes, torch.cuda.get_device_properties(self.device).L2_cache_size)
-        self._sets = [timed, *(timed.clone() for _ in range(count - 1))]
+        self._sets = timed.copies(input_sets(timed.bytes, torch.cuda.get_device_properties(self.device).L2_cache_size))
         return Ready()
 
     @property

@@ -7,6 +7,7 @@ A candidate may hang the GPU, poison its context or kill the process; whatever i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from latune.errors import WorkerError
@@ -208,8 +209,6 @@ class Worker:
     def _up(self, waiting: Process | None) -> Process | None:
         if waiting is None:
             return None
-        try:
-            waiting.wait_until_up(self._start)
-        except WorkerError:
-            return None
-        return waiting
+        with suppress(WorkerError):
+            return waiting.wait_until_up(self._start)
+        return None

@@ -10,6 +10,8 @@ from latune.cache.device import DeviceCache
 from latune.cache.entry import Entry
 from latune.cache.resolve import fits
 from latune.cache.store import cache_path, read_file
+from latune.cli.presets import read_presets
+from latune.cli.shapes import problems_of
 from latune.codegen.render import plan_sha256, render
 from latune.gpu import CATALOGUE, Gpu
 
@@ -39,6 +41,12 @@ def test_every_entry_is_current_and_fits(gpu: Gpu) -> None:
     for entry in entries(gpu):
         assert entry.is_current(plan_sha256), f"{entry.bucket} on {gpu.name}"
         assert fits(entry, gpu), f"{entry.bucket} on {gpu.name}"
+
+
+@pytest.mark.parametrize("gpu", SHIPPED, ids=lambda gpu: gpu.name)
+def test_every_file_holds_the_default_preset(gpu: Gpu) -> None:
+    problems = problems_of(read_presets()["default"].shapes, direction="both", dtype="bf16", decay="constant")
+    assert {problem.bucket() for problem in problems} <= {entry.bucket for entry in entries(gpu)}
 
 
 @pytest.mark.parametrize("gpu", SHIPPED, ids=lambda gpu: gpu.name)

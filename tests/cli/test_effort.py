@@ -8,7 +8,8 @@ import pytest
 from entries import valid_entry
 
 from latune.cache.entry import Entry
-from latune.cli import session
+from latune.cli import session, tuned
+from latune.cli.tuned import to_json
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
@@ -120,7 +121,7 @@ def test_a_summary_accounts_for_every_trial_and_says_why_searches_ended() -> Non
 
     def told(stopped: str) -> tuple[str, dict]:
         found = Tuned(entry=entry, searches={"o": SearchResult(trials=trials, resumed=0, stopped=stopped)}, finalists=())
-        return session._row(PROBLEM, found)[-1], session._to_json(PROBLEM, found)
+        return tuned.row(PROBLEM, found)[-1], tuned.to_json(PROBLEM, found)
 
     row, document = told("settled")
     assert row.splitlines() == ["2 timeout", "1 ok", "o ended: no more improvement expected"]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
-import queue
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,7 +20,7 @@ from latune.gpu import find_gpu
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import StaticEvaluator
-from latune.tuner.tune import Settings, Tuned
+from latune.tuner.tune import Tuned
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,256,64")
 A100 = find_gpu("a100")
@@ -144,77 +141,6 @@ def test_transfer_races_what_neighbours_have_and_passes_over_what_is_known(cache
     assert tuned[0]["outcomes"] == {}
     again = run("tune", *shapes)
     assert again.exit_code == 0 and "2 of 2 buckets have an entry already" in again.stderr
-
-
-def test_a_transfer_compiles_for_the_next_one_meanwhile(cache, tmp_path, monkeypatch):
-    """Whatever becomes of that: it goes wrong again when its turn comes."""
-    foreseen, transferred, begun = [], [], threading.Event()
-
-    def foresee(problem, spaces, evaluate, starts):
-        foreseen.append((problem, evaluate, starts))
-        begun.set()
-        raise LatuneError("not this one")
-
-    def transfer(problem, spaces, evaluate, starts, *, seed):
-        assert begun.wait(60), "while the first one has its turn"
-        transferred.append((problem, evaluate, starts))
-        raise LatuneError("nor that one")
-
-    monkeypatch.setattr(session, "foresee_transfer", foresee)
-    monkeypatch.setattr(session, "transfer_problem", transfer)
-    monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts", folders))
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *of: (*of, "evaluator"))
-    problems = [entry.problem for entry in _entries(cache)]
-    session.Session(target=target, output=tmp_path / "out").transfer(problems, {}, Settings(trials=1))
-    assert foreseen == transferred[1:] and [problem for problem, *_ in transferred] == problems
-
-
-@pytest.mark.parametrize(
-    ("evidence", "fresh", "which"),
-    [
-        ("measured", True, "that was searched, and stays: search them again, without --transfer"),
-        ("measured", False, "already"),
-        ("static", True, "already"),
-    ],
-)
-def test_what_a_transfer_passes_over_is_said_with_the_reason(cache, tmp_path, monkeypatch, capsys, evidence, fresh, which):
-    monkeypatch.setattr(session, "pending", lambda *_, again: [])
-    problems = [entry.problem for entry in _entries(cache)]
-    target = SimpleNamespace(gpu=A100, evidence=evidence)
-    session.Session(target=target, output=tmp_path).transfer(problems, {}, Settings(fresh=fresh))
-    assert capsys.readouterr().err.strip() == f"2 of 2 buckets have an entry {which}"
-
-
-def test_a_search_compiles_for_the_next_one_once_it_evaluates_something(cache, tmp_path, monkeypatch):
-    """The pass backward of the same shape is next; where an earlier run has made the search, there is nothing to wait for."""
-    foreseen, searched = queue.SimpleQueue(), []
-
-    def foresee(problem, spaces, evaluate, starts, *, settings):
-        foreseen.put((problem, evaluate, starts, settings.trials))
-
-    def search(problem, spaces, *, evaluate, starts, settings, on_trial):
-        searched.append((problem, evaluate, starts, settings.trials))
-        if problem.seqlen == 256:
-            on_trial("event")
-            on_trial("event")
-        raise LatuneError("not this one")
-
-    class Silent(session.TuningProgress):
-        def on_trial(self, event):
-            assert event == "event"
-
-    monkeypatch.setattr(session, "TuningProgress", Silent)
-    monkeypatch.setattr(session, "foresee_search", foresee)
-    monkeypatch.setattr(session, "tune_problem", search)
-    monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts"))
-    monkeypatch.setattr(session.Session, "_in_hand", lambda *_: contextlib.nullcontext(True))
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *of: SimpleNamespace(bandwidth_gbps=1.0, of=of))
-    short = {entry.problem.direction: entry.problem for entry in _entries(cache)}
-    long = {direction: replace(problem, seqlen=4096) for direction, problem in short.items()}
-    problems = [short["fwd"], long["fwd"], short["bwd"], long["bwd"]]
-    session.Session(target=target, output=tmp_path / "out").search(problems, {}, Settings(trials=7))
-    assert [problem for problem, *_ in searched] == problems
-    assert [foreseen.get_nowait() for _ in range(foreseen.qsize())] == [searched[1], searched[3]]
 
 
 @pytest.mark.parametrize("direction", ["fwd", "bwd"])

@@ -41,9 +41,6 @@ def test_pruned_enumeration_is_the_product_filtered(tmp_path: Path) -> None:
         form["parameters"]["PROGRAMS"]["values"] = [64, 128, 132, 512]
         form["parameters"]["loads"]["values"] = ["pointer"]
         form["parameters"]["decay_mode"]["values"] = ["matrix", "factored"]
-        form["parameters"]["BLOCK_D"]["powers_of_two"] = [32, 256]
-        form["parameters"]["BLOCK_E"]["powers_of_two"] = [16, 128]
-        form["parameters"]["num_warps"]["powers_of_two"] = [4, 8]
 
     space = load_space("stream", written(tmp_path, "stream", pin))
     names = [parameter.name for parameter in space.parameters]

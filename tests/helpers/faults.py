@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 
@@ -63,7 +62,7 @@ SKIPS = "skips work"
 def with_fault(source: Source, fault: str) -> Source:
     """The module, right but for the fault."""
     text = source.text + (_SKIPPING if fault == SKIPS else _KERNELS + FAULTS[fault][0]) + "    return (o,)\n"
-    return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    return Source.of(text)
 
 
 def start(_: int) -> Callable[[Compile], Build]:

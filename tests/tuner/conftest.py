@@ -22,6 +22,12 @@ def fake_builds() -> ModuleType:
     return _load("fake_builds")
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without one."""
+    monkeypatch.setattr("latune.tuner.target._has_gpu", lambda: False)
+
+
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None

@@ -32,6 +32,15 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """The processes that are begun."""
+    found: list[Process] = []
+    begin = Process.begin
+    monkeypatch.setattr(Process, "begin", lambda start: found.append(begin(start)) or found[-1])
+    return found
+
+
 def plan(fake_builds: ModuleType, block_n: int = 64, num_warps: int = 4) -> Plan:
     return fake_builds.one("o", fake_builds.config(block_n=block_n, num_warps=num_warps))
 
@@ -118,10 +127,7 @@ def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) 
     assert not Path(f"/proc/{makers.pop()}").exists()
 
 
-def test_processes_that_are_begun_come_up_before_there_is_need(
-    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = spied_processes(monkeypatch)
+def test_processes_that_are_begun_come_up_before_there_is_need(fake_builds: ModuleType, begun: list[Process]) -> None:
     with ParallelBuilder(workers=2, runner="fake_builds:start") as builder:
         builder.begin()
         assert len(begun) == 2
@@ -130,10 +136,7 @@ def test_processes_that_are_begun_come_up_before_there_is_need(
     assert not any(process.alive for process in begun)
 
 
-def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(
-    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = spied_processes(monkeypatch)
+def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(fake_builds: ModuleType, begun: list[Process]) -> None:
     with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
         builder.begin()
         begun[0].popen.kill()
@@ -146,14 +149,6 @@ def test_a_compiler_that_cannot_come_up_is_an_error(fake_builds: ModuleType) -> 
         builder.begin()
         with pytest.raises(WorkerError, match="no_such_runner"):
             builder(PROBLEM, plan(fake_builds), GPU)
-
-
-def spied_processes(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """Those that are begun from now on."""
-    begun: list[Process] = []
-    begin = Process.begin
-    monkeypatch.setattr(Process, "begin", lambda start: begun.append(begin(start)) or begun[-1])
-    return begun
 
 
 def test_a_compiler_that_died_idle_is_replaced_unseen(fake_builds: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,6 +25,8 @@ from latune.tuner.worker import Worker
 PROBLEM = Problem(
     direction="fwd", decay="constant", dtype="fp32", batch=2, num_heads=4, seqlen=512, head_dim_k=64, head_dim_v=64
 )
+# Inputs of which copies need no memory.
+ONE_SET = SimpleNamespace(bytes=1, copies=lambda count: [ONE_SET] * count)
 
 RIGHT = '''
 import torch
@@ -88,7 +89,7 @@ def plan(*kernels: str) -> Plan:
 
 
 def source(text: str) -> Source:
-    return Source(text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    return Source.of(text)
 
 
 def test_compulsory_bytes_of_a_whole_plan_are_the_problems() -> None:
@@ -118,7 +119,7 @@ def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.M
         asked.append(module)
         return Verification(ok=module != "wrong", errors=(("o", 1e-3),))
 
-    undamaged = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=SimpleNamespace(bytes=1)),), fingerprint=0)
+    undamaged = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=ONE_SET),), fingerprint=0)
     monkeypatch.setattr(Fixture, "damaged", lambda self: False)
     monkeypatch.setattr(runner, "verify", verify)
     monkeypatch.setattr(runner, "prepare", lambda *_: undamaged)
@@ -208,7 +209,7 @@ def test_candidates_are_loaded_behind_the_forward_plan_that_the_problem_was_prep
         behind.append(ahead)
         return Forms(text)
 
-    fixture = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=SimpleNamespace(bytes=1)),), fingerprint=0)
+    fixture = Fixture(problem=PROBLEM, cases=(SimpleNamespace(inputs=ONE_SET),), fingerprint=0)
     monkeypatch.setattr(Fixture, "damaged", lambda self: next(damaged))
     monkeypatch.setattr(Forms, "load", load)
     monkeypatch.setattr(runner, "verify", lambda *_: Verification(ok=False, errors=()))

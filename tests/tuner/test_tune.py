@@ -16,18 +16,14 @@ from latune.cache.entry import Entry
 from latune.cache.resources import Resources
 from latune.codegen.render import render
 from latune.codegen.templates import templates_sha256
-from latune.errors import LatuneError, UnknownGpuError
+from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
-from latune.tuner import target
-from latune.tuner.evaluators import StaticEvaluator
-from latune.tuner.jobs import DeviceReport
 from latune.tuner.search import TrialEvent
 from latune.tuner.transfer import transfer_problem
 from latune.tuner.tune import Settings, Tuned, finals_of, foresee_search, study_name, tune, tune_problem
-from latune.tuner.worker import Worker
 
 FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
@@ -275,42 +271,6 @@ def test_progress_names_kernel_and_incumbent(settings: Settings) -> None:
 def test_tune_takes_an_evaluator_in_place_of_a_gpu(tmp_path: Path) -> None:
     entry = tune(FORWARD, None, Landscape(), trials=TRIALS, storage=str(tmp_path / "a.journal"))
     assert entry.measurement.median_ms == 1.0
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "_has_gpu", lambda: False)
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_the_target_is_static() -> None:
-    with target.open_target(workers=3) as chosen:
-        evaluate = chosen.evaluator(FORWARD)
-        assert (chosen.gpu.name, chosen.evidence) == ("a100", "static")
-        assert isinstance(evaluate, StaticEvaluator)
-    with target.open_target("H200") as chosen:
-        assert chosen.gpu.name == "h200"
-    with pytest.raises(UnknownGpuError, match="h200"), target.open_target("h201"):
-        pass
-
-
-@pytest.mark.parametrize(("name", "evidence"), [(None, "measured"), ("h200", "measured"), ("a100", "static")])
-def test_compilers_come_up_beside_the_worker(monkeypatch: pytest.MonkeyPatch, name: str | None, evidence: str) -> None:
-    """Also where its GPU turns out not to be the one that is meant."""
-    h200, begun = find_gpu("h200"), []
-
-    class Machine(Worker):
-        def device(self) -> DeviceReport:
-            assert begun, "while the worker comes up"
-            limits = {"arch": h200.arch, "sms": h200.sms, "memory_bytes": int(h200.memory_gib * 2**30), "l2_bytes": 50 * 2**20}
-            return DeviceReport(title="NVIDIA H200", copy_gbps=4000.0, toolchain=(), free_bytes=0, **limits)
-
-    monkeypatch.setattr(target, "_has_gpu", lambda: True)
-    monkeypatch.setattr(target, "Worker", Machine)
-    monkeypatch.setattr(target.ParallelBuilder, "begin", lambda builder: begun.append(builder))
-    with target.open_target(name, workers=1) as chosen:
-        assert (chosen.gpu.name, chosen.evidence) == (name or "h200", evidence)
-        assert (chosen.builder in begun) == (evidence == "measured")
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -249,3 +249,12 @@ def test_fixture_notices_a_write_into_its_tensors() -> None:
     assert not made.damaged()
     made.cases[0].expected["o"].values[0, 0, 0, 0] += 1
     assert made.damaged()
+
+
+def test_copies_of_inputs_are_equal_and_lie_elsewhere() -> None:
+    inputs = timed_case(PROBLEMS["bwd states"], CPU, seed=1).inputs
+    first, second, third = (one.tensors() for one in inputs.copies(3))
+    assert first.keys() == second.keys() == third.keys()
+    for name, tensor in inputs.tensors().items():
+        assert tensor is first[name] and torch.equal(tensor, second[name]) and torch.equal(tensor, third[name])
+        assert len({one[name].data_ptr() for one in (first, second, third)}) == 3
