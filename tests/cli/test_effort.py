@@ -9,7 +9,6 @@ from entries import valid_entry
 
 from latune.cache.entry import Entry
 from latune.cli import session, tuned
-from latune.cli.tuned import to_json
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
