@@ -42,4 +42,6 @@ def _needs_no_state(known: Bucket, wanted: Bucket) -> bool:
 
 def _without_decay(step: Step) -> Step:
     choices = tuple((name, value) for name, value in step.config.choices if name not in _OF_DECAY)
-    return replace(step, config=replace(step.config, choices=choices))
+    # Which of its heads remember for how long is all that the one cuts by.
+    algorithm = "cooperative" if step.config.algorithm == "balanced" else step.config.algorithm
+    return replace(step, config=replace(step.config, algorithm=algorithm, choices=choices))

@@ -77,6 +77,10 @@ class ModuleView:
         return any(step.cooperates for step in self.steps)
 
     @property
+    def balanced(self) -> bool:
+        return any(step.balanced for step in self.steps)
+
+    @property
     def has_opaque(self) -> bool:
         return any(step.scores_apart and step.loads_start for step in self.steps)
 
@@ -120,11 +124,10 @@ class ModuleView:
 
     @property
     def stored_states(self) -> list[str]:
-        """How many states each of those kernels stores, likewise; empty where none has a remainder."""
-        if not any(step.remainder for step in self.steps):
+        """How many states each of those kernels stores, likewise; empty where all have as many of each head."""
+        if not any(step.remainder or step.balanced for step in self.steps):
             return []
-        heads = {step.name: f"{step.name}_rest" if step.remainder else "batch * num_heads" for step in self.steps}
-        return [f"{heads[step.name]} * {step.name}_segments" for step in self._making_states]
+        return list(map(_stored_states, self._making_states))
 
     @property
     def lender(self) -> str | None:
@@ -187,3 +190,9 @@ class ModuleView:
     @property
     def keeps(self) -> bool:
         return any(step.keeping for step in self.steps)
+
+
+def _stored_states(step: StepView) -> str:
+    if step.balanced:
+        return f"batch * {step.name}_parts"
+    return f"{step.name}_rest * {step.name}_segments" if step.remainder else f"batch * num_heads * {step.name}_segments"

@@ -8,7 +8,7 @@ from functools import cached_property
 from latune.plan import KERNELS, Kernel, Step
 from latune.problem import Problem, tile_width
 
-_SEGMENTED = ("split", "scan", "remainder", "cooperative")
+_SEGMENTED = ("split", "scan", "remainder", "cooperative", "balanced")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,11 @@ class Partition:
     def remainder(self) -> bool:
         """Only heads that are left over are cut into segments."""
         return self.algorithm == "remainder"
+
+    @property
+    def balanced(self) -> bool:
+        """Heads have segments by their work: those that remember longer have more, and shorter ones."""
+        return self.algorithm == "balanced"
 
     @property
     def stateless(self) -> bool:

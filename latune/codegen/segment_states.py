@@ -14,13 +14,14 @@ from latune.codegen.partition import Partition
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
-# Those that cut every head alike.
+# Those that cut every head alike, and which of them serves in place of another whose states are kept.
 _ALGORITHMS = ("split", "scan", "cooperative")
+_INSTEAD = {"balanced": "cooperative"}
 
 
 def keeping_states(forward: Plan) -> Plan | None:
     """The forward plan that returns its segments' states as well; None where it has none."""
-    (step,) = forward.steps
+    step = _cut_alike(forward)
     if step.config.algorithm not in _ALGORITHMS:
         return None
     return forward.with_steps([replace(step, config=step.config.with_choices(segment_states="kept"))])
@@ -45,9 +46,15 @@ def states_key(forward: Plan, problem: Problem) -> tuple[str, ...]:
     Args:
         problem: of either direction.
     """
-    (step,) = forward.steps
+    step = _cut_alike(forward)
     rows = _segment_rows(step, problem)
     return () if rows is None else (step.config.algorithm, f"{rows}rows", dict(step.config.choices)["state_layout"])
+
+
+def _cut_alike(forward: Plan) -> Step:
+    """The forward plan's step as it is where its states are kept."""
+    (step,) = forward.steps
+    return replace(step, config=replace(step.config, algorithm=_INSTEAD.get(step.config.algorithm, step.config.algorithm)))
 
 
 def _is_cut_alike(step: Step, keeper: Step, problem: Problem) -> bool:

@@ -18,7 +18,7 @@ class StateFlow(Partition):
     @property
     def scanned(self) -> bool:
         """Each segment starts from the state that a scan over them has left."""
-        return self.algorithm in ("scan", "cooperative")
+        return self.algorithm in ("scan", "cooperative", "balanced")
 
     @property
     def sums_segments(self) -> bool:
@@ -43,7 +43,7 @@ class StateFlow(Partition):
     @property
     def cooperates(self) -> bool:
         """Its main kernel does, whose programs wait for one another."""
-        return self.makes_states and self.algorithm == "cooperative"
+        return self.makes_states and self.algorithm in ("cooperative", "balanced")
 
     @property
     def reads_checkpoints(self) -> bool:

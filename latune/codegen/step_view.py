@@ -194,6 +194,11 @@ class StepView(StateFlow):
         return self.segmented or self.state_in is not None
 
     @property
+    def passes_state(self) -> bool:
+        """The caller gives a state, or wants one."""
+        return self.state_in is not None or self.state_out is not None
+
+    @property
     def state_out(self) -> str | None:
         """The state the walk leaves behind, where the caller wants it."""
         if self.name == "o" and self.problem.needs_final_state:
@@ -251,6 +256,8 @@ class StepView(StateFlow):
 
     @property
     def lengths(self) -> list[str]:
+        if self.balanced:
+            return [*self.whole_lengths, "num_parts"]
         segments = ["segment_rows", "num_segments"] if self.segmented else []
         return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
 

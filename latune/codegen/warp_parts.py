@@ -25,7 +25,7 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     slope = ["slope"] if decayed else []
     place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
     ragged = decayed and step.ragged_state
-    segment = ["segment_rows", "num_segments", "i_s"] if step.segmented else []
+    segment = [*([] if step.balanced else ["segment_rows"]), "num_segments", "i_s"] if step.segmented else []
     rest = ["i_rest"] if step.remainder else []
     rows = ["CHECKPOINT_ROWS"] if step.uses_checkpoints else []
 
@@ -41,7 +41,7 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     score += ["first_row", "seqlen"] if ragged and not step.reverse else []
     score += ["num_chunks", "BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
     walk += ["seqlen"] if step.states or ragged else []
-    walk += ["i_bh", "D", "E"] if step.states else []
+    walk += [*([] if step.balanced and not step.passes_state else ["i_bh"]), "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
     of_parts = {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
     return {**of_parts, "scan": _of_a_scan(step)} if step.cooperates else of_parts
@@ -52,7 +52,10 @@ def _of_a_scan(step: StepView) -> list[str]:
     given = [step.state_in] if step.state_in else []
     slope = ["slope"] if step.decay != "none" else []
     scale = ["scale"] if step.reverse and given else []
-    place = ["i_bh", "i_s", "column", "seqlen", "segment_rows", "num_segments"]
+    if step.balanced:
+        place = [*(["i_bh"] if given else []), "i_s", "column", "seqlen", "num_segments", "BLOCK_N"]
+    else:
+        place = ["i_bh", "i_s", "column", "seqlen", "segment_rows", "num_segments"]
     return ["segment_states", *given, *slope, *scale, *place, "D", "E", "BLOCK_E"]
 
 

@@ -225,7 +225,7 @@ class Composer:
     def _cuts(self, name: str, config: Config) -> list[Config]:
         """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise."""
         once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
-        others = ("scan", "cooperative") if once.algorithm == "split" else ()
+        others = ("scan", "cooperative", "balanced") if once.algorithm == "split" else ()
         return [config, once, twice, *(replace(once, algorithm=other) for other in others)]
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from gluon_emulator import emulated
+from gluon_memory import Pointer
 from torch import Tensor
 
 from latune.codegen.kept import handing_over
@@ -28,9 +32,9 @@ CHECKPOINT_ROWS = 128
 FORM = {"state_layout": "transposed", "branched": "none", "num_stages": 3}
 BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
 # Four segments of a head; or two heads whole, and the third in two segments.
-PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24}
+PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24, "balanced": 24}
 
-BY_ALL = [algorithm for algorithm in PROGRAMS if algorithm != "cooperative"]
+BY_ALL = ["sequential", "split", "scan", "remainder"]
 algorithms = pytest.mark.parametrize("algorithm", BY_ALL)
 forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
 algorithms_and_forms = pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def plan_for(
     kernels = ("o",) if problem.direction == "fwd" else backward
     decay_mode = "matrix" if problem.decay == "constant" else None
     form = {"algorithm": algorithm, "PROGRAMS": PROGRAMS[algorithm], "loads": loads, "decay_mode": decay_mode, **FORM, **BLOCKS}
-    return plan_of(*kernels, **form, **changes)
+    return plan_of(*kernels, **(form | changes))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -162,6 +166,54 @@ def test_results_are_those_of_the_reference(
     inputs = Inputs.of(problem)
     results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, loads, BLOCK_D=block_d)).text)
     check(results, inputs.expected(problem))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("programs", [16, 40])
+@sizes
+@states
+def test_so_are_those_of_heads_that_have_segments_by_their_decay(
+    problem_of: ProblemOf, plan_of: PlanOf, direction: str, programs: int, seqlen: int, block_d: int, with_states: bool
+) -> None:
+    problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
+    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+
+
+def parts_of_heads(text: str, slopes: list[float], seqlen: int, parts: int) -> list[int]:
+    """How many each head has; none is of no head or left out."""
+    head_of, given = emulated(text, seed=0)["head_of"], Pointer(np.array(slopes))
+    found = [tuple(map(int, head_of(part, parts, given, len(slopes), seqlen))) for part in range(parts)]
+    counts = Counter(head for head, _, _ in found)
+    firsts = [0, *itertools.accumulate(counts[head] for head in range(len(slopes)))]
+    assert found == [(head, firsts[head], counts[head]) for head in range(len(slopes)) for _ in range(counts[head])]
+    return list(counts.values())
+
+
+def test_heads_that_remember_longer_have_more_segments(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    problem = problem_for(problem_of, "fwd", 8192, False, "constant")
+    text = render(problem, plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=32)).text
+    counts = parts_of_heads(text, [2.0 ** -(head / 2) for head in range(1, 17)], 32768, 132)
+    assert counts[1] < counts[8] < counts[-1] == max(counts)
+    # Like heads have as many, but for what is left over.
+    for slope in (1e-9, 10.0):
+        assert parts_of_heads(text, [slope] * 16, 8192, 132) == [9] * 4 + [8] * 12
+        assert parts_of_heads(text, [slope] * 64, 8192, 128) == [2] * 64
+        assert parts_of_heads(text, [slope] * 40, 8192, 40) == [1] * 40
+
+
+def test_no_segment_is_without_rows(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    """A host function has three chunks or more for each part, and two parts or more for each head, or one."""
+    problem = problem_for(problem_of, "fwd", 8192, False, "constant")
+    text = render(problem, plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=32)).text
+    random = Random(0)
+    for _ in range(100):
+        heads, chunks = random.randint(1, 64), random.randint(6, 40)
+        parts = min(132, heads * chunks // 3)
+        if parts >= 2 * heads:
+            slopes = [2.0 ** random.uniform(-12, 2) for _ in range(heads)]
+            assert max(parts_of_heads(text, slopes, 64 * chunks, parts)) <= chunks
 
 
 @forms

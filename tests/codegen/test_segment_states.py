@@ -31,11 +31,13 @@ def backward(plan_of: PlanOf, **changes: str | int) -> Plan:
 def test_a_forward_plan_in_segments_keeps_their_states_and_no_other(plan_of: PlanOf) -> None:
     forward = plan_of("o", **CUT)
     assert kept_of(forward).steps[0].config == forward.steps[0].config.with_choices(segment_states="kept")
+    balanced, alike = (plan_of("o", **{**CUT, "algorithm": algorithm}) for algorithm in ("balanced", "cooperative"))
+    assert keeping_states(balanced) == kept_of(alike)
     assert keeping_states(plan_of("o")) is None
     assert keeping_states(plan_of("o", algorithm="remainder", PROGRAMS=4)) is None
 
 
-@pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative"])
+@pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative", "balanced"])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums_and_comes_last(
     problem_of: ProblemOf, plan_of: PlanOf, layout: str, algorithm: str
@@ -45,7 +47,8 @@ def test_dq_is_told_how_the_states_lie_and_whether_they_are_sums_and_comes_last(
     assert plan is not None
     dkdv, dq = plan.steps
     choices = {"segment_states": "given", "given_layout": layout, "state_layout": "plain"}
-    assert dq.config.algorithm == algorithm and choices.items() <= dict(dq.config.choices).items()
+    made = "cooperative" if algorithm == "balanced" else algorithm
+    assert dq.config.algorithm == made and choices.items() <= dict(dq.config.choices).items()
     assert dkdv == behind.steps[1]
 
 

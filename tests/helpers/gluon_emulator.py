@@ -157,6 +157,11 @@ class _Device:
             convert_layout=lambda value, layout: value,
             inline_asm_elementwise=_as_it_is,
             dot=lambda left, right, accumulator=0.0: left @ right + accumulator,
+            ceil=np.ceil,
+            sum=np.sum,
+            max=np.max,
+            min=np.min,
+            associative_scan=_scanned,
             load=load,
             store=store,
             permute=np.transpose,
@@ -272,6 +277,11 @@ class _Device:
 def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """``allocate`` with NaN in what it has not written."""
     return lambda *arguments, **options: allocate(*arguments, **options).fill_(torch.nan)
+
+
+def _scanned(values: np.ndarray, axis: int, combine: Callable[[Any, Any], Any]) -> np.ndarray:
+    assert axis == 0
+    return np.array(list(itertools.accumulate(values, combine)))
 
 
 def _cdiv(dividend: int, divisor: int) -> int:

@@ -6,6 +6,8 @@ import ast
 from types import CodeType
 from typing import Any
 
+import numpy as np
+
 CAST = "_cast"
 """Stands for the method ``to``, which arrays do not have."""
 
@@ -42,5 +44,7 @@ class _Plain(ast.NodeTransformer):
 
 
 def cast(value: Any, dtype: str) -> Any:
-    """Values stay in float64, and only a number becomes an integer."""
-    return int(value) if dtype == "int32" else value
+    """Values stay in float64, unless they become integers."""
+    if dtype != "int32":
+        return value
+    return value.astype(int) if isinstance(value, np.ndarray) else int(value)

@@ -33,9 +33,9 @@ def step(
     return Step(kernel=name, config=Config.of(algorithm, choices=choices, constexprs=constexprs))
 
 
-def cooperative(name: str) -> Step:
+def cooperative(name: str, algorithm: str = "cooperative") -> Step:
     """By programs that wait for one another, for compute capability 9.0."""
-    return step(name, algorithm="cooperative", layout="transposed", loads="specialized", block_n=64)
+    return step(name, algorithm=algorithm, layout="transposed", loads="specialized", block_n=64)
 
 
 def backward_plan(dq: Step) -> Plan:

@@ -53,6 +53,10 @@ PLANS = {
         plan("o", loads="specialized", algorithm="cooperative"),
         plan("dq", "dk", "dv", loads="specialized", algorithm="cooperative"),
     ),
+    "balanced": (
+        plan("o", loads="specialized", algorithm="balanced"),
+        plan("dq", "dk", "dv", loads="specialized", algorithm="balanced"),
+    ),
 }
 
 STATEFUL = tuple(name for name in PLANS if name != "parallel")

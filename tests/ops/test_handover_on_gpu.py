@@ -74,11 +74,12 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
-@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq")], ids=str)
-def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, dq: Step, states: bool) -> None:
+@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq"), cooperative("dq", "balanced")], ids=str)
+@pytest.mark.parametrize("ahead", ["cooperative", "balanced"])
+def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, dq: Step, states: bool) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("kernels with warps of their own are for compute capability 9.0")
-    serve_on_gpu(Plan((cooperative("o"),)), backward_plan(dq))
+    serve_on_gpu(Plan((cooperative("o", ahead),)), backward_plan(dq))
     for turn in range(4):
         gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())

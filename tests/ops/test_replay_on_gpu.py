@@ -112,7 +112,8 @@ def test_a_replayed_call_is_captured_and_runs_on_the_current_stream():
 
 
 @pytest.mark.gpu
-def test_programs_that_wait_for_one_another_do_so_in_several_streams_and_graphs(only):
+@pytest.mark.parametrize("plans", ["cooperative", "balanced"])
+def test_programs_that_wait_for_one_another_do_so_in_several_streams_and_graphs(only, plans):
     """At once, call after call, plain and replayed: each has its own counters, and leaves them as it found them."""
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("kernels with warps of their own are for compute capability 9.0")
@@ -122,7 +123,7 @@ def test_programs_that_wait_for_one_another_do_so_in_several_streams_and_graphs(
         backward = kernels.backward(*one, 0.5, one[2], None, None)
         return [*kernels.forward(*one, 0.5, None, False), *backward]
 
-    only(*PLANS["cooperative"])
+    only(*PLANS[plans])
     wanted = [call(one) for one in given]
     streams = [torch.cuda.Stream() for _ in given]
     graphs, captured = [torch.cuda.CUDAGraph() for _ in given], []

@@ -101,7 +101,7 @@ def test_for_few_heads_starts_come_in_segments_summed_scanned_and_in_one_launch(
     configs = [plan.steps[0].config for plan in few.variants(known)]
     starts = few.space("o").feasible_starts(problem, GPU, KERNELS["o"])
     assert starts and set(starts) <= set(configs), "as they are, too"
-    assert {config.algorithm for config in configs} == {"sequential", "split", "scan", "cooperative"}
+    assert {config.algorithm for config in configs} == {"sequential", "split", "scan", "cooperative", "balanced"}
     configs = [config for config in configs if config.algorithm != "sequential"]
     wide = [dict(config.constexprs) for config in configs if dict(config.constexprs)["BLOCK_E"] == 128]
     assert {values["PROGRAMS"] for values in wide} == {128, 256}
