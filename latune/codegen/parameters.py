@@ -40,6 +40,11 @@ class Parameter:
         """Its values are ordered, so that neighbours in ``values`` are likely to perform alike."""
         return self.kind in ("constexpr", "launch")
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """What decides whether it applies."""
+        return self.when.names if self.when else frozenset()
+
     def applies(self, names: Mapping[str, object]) -> bool:
         """Whether it is part of a config, given the case's names and the values chosen before it."""
         return self.when is None or (self.when.names <= names.keys() and self.when.truth(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,18 @@ from latune.gpu import Gpu
 from latune.plan import KERNELS, Kernel
 from latune.problem import Problem
 
-Allows = Callable[[Mapping[str, object]], bool]
+Question = Callable[[Mapping[str, object]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is asked of the names of one case: whether each parameter applies, and whether each constraint allows them."""
+
+    applied: list[Question]
+    allowed: list[Question]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Space:
     """The configs that may be generated for the kernels of one kind.
 
@@ -66,15 +75,18 @@ class Space:
     def feasible(self, config: Config, problem: Problem, gpu: Gpu, kernel: Kernel) -> str | None:
         """None for a config of this space, else the reason why it is not one."""
         names = self._case(problem, gpu, kernel)
+        asked = self._asked(problem, gpu, kernel)
         values = config.values()
-        misfit = self._misfit(values, names)
+        misfit = self._misfit(values, names, asked)
         if misfit:
             return misfit
-        return next((constraint.why for constraint in self.constraints if not constraint.allows(names | values)), None)
+        allowed = zip(self.constraints, asked.allowed, strict=True)
+        return next((constraint.why for constraint, allows in allowed if not allows(names | values)), None)
 
     def configs(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> Iterator[Config]:
         """Every feasible config once, in an order that depends on the file alone."""
-        return map(self._config, self._assignments(self._case(problem, gpu, kernel), 0, self._due()))
+        asked = self._asked(problem, gpu, kernel)
+        return map(self._config, self._assignments(self._case(problem, gpu, kernel), 0, asked, self._due(asked)))
 
     def serves(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> bool:
         """Whether there is any feasible config (no fused dk/dv kernel holds a 256 x 256 state)."""
@@ -86,7 +98,7 @@ class Space:
         Raises:
             SpaceError: the space does not serve this case (ask ``serves`` first), or the default is not feasible.
         """
-        config = self._config(self._completed({}, self._case(problem, gpu, kernel)))
+        config = self._config(self._completed({}, problem, gpu, kernel))
         why = self.feasible(config, problem, gpu, kernel)
         if why is None:
             return config
@@ -97,8 +109,7 @@ class Space:
 
     def feasible_starts(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> list[Config]:
         """Those of ``starts`` that are feasible as they stand; what one leaves out is as in the default."""
-        names = self._case(problem, gpu, kernel)
-        configs = [self._config(self._completed(start, names)) for start in self.starts]
+        configs = [self._config(self._completed(start, problem, gpu, kernel)) for start in self.starts]
         return [config for config in configs if self.feasible(config, problem, gpu, kernel) is None]
 
     def make(self, values: Mapping[str, str | int], problem: Problem, gpu: Gpu, kernel: Kernel) -> Config:
@@ -108,8 +119,8 @@ class Space:
             ValueError: a parameter that applies has no value.
         """
         names = self._case(problem, gpu, kernel)
-        for parameter in self.parameters:
-            if parameter.applies(names):
+        for parameter, applies in zip(self.parameters, self._asked(problem, gpu, kernel).applied, strict=True):
+            if applies(names):
                 if parameter.name not in values:
                     raise ValueError(f"space {self.name}: expected a value for {parameter.name}, got none; add it")
                 names[parameter.name] = values[parameter.name]
@@ -119,12 +130,21 @@ class Space:
         assert kernel.space == self.name, f"kernel {kernel.name} is drawn from space {kernel.space}, not {self.name}"
         return case_names(problem, gpu, kernel)
 
-    def _misfit(self, values: Mapping[str, str | int], names: dict[str, object]) -> str | None:
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (of a few spaces, which live as long as the process)
+    def _asked(self, problem: Problem, gpu: Gpu, kernel: Kernel) -> _Asked:
+        """Kernels of one problem take turns: each keeps its answers meanwhile."""
+        names = {parameter.name for parameter in self.parameters}
+        return _Asked(
+            applied=[_remembered(parameter.applies, parameter.reads & names) for parameter in self.parameters],
+            allowed=[_remembered(constraint.allows, constraint.names & names) for constraint in self.constraints],
+        )
+
+    def _misfit(self, values: Mapping[str, str | int], names: dict[str, object], asked: _Asked) -> str | None:
         """Why ``values`` are not a point of this space, constraints aside."""
         chosen = dict(names)
-        for parameter in self.parameters:
+        for parameter, applies in zip(self.parameters, asked.applied, strict=True):
             value = values.get(parameter.name)
-            if not parameter.applies(chosen):
+            if not applies(chosen):
                 if value is not None:
                     return f"{parameter.name} applies only when {parameter.when}"
                 continue
@@ -134,32 +154,34 @@ class Space:
         unknown = sorted(values.keys() - chosen.keys())
         return f"{', '.join(unknown)} is no parameter of space {self.name}" if unknown else None
 
-    def _due(self) -> list[list[Allows]]:
-        """For each number of parameters passed, the constraints of one case that can be decided then and not earlier."""
+    def _due(self, asked: _Asked) -> list[list[Question]]:
+        """For each number of parameters passed, the constraints that can be decided then and not earlier."""
         position = {parameter.name: index + 1 for index, parameter in enumerate(self.parameters)}
-        due: list[list[Allows]] = [[] for _ in range(len(self.parameters) + 1)]
-        for constraint in self.constraints:
-            due[max((position.get(name, 0) for name in constraint.names), default=0)].append(_remembered(constraint, position))
+        due: list[list[Question]] = [[] for _ in range(len(self.parameters) + 1)]
+        for constraint, allows in zip(self.constraints, asked.allowed, strict=True):
+            due[max((position.get(name, 0) for name in constraint.names), default=0)].append(allows)
         return due
 
-    def _assignments(self, names: dict[str, object], passed: int, due: list[list[Allows]]) -> Iterator[dict[str, object]]:
+    def _assignments(
+        self, names: dict[str, object], passed: int, asked: _Asked, due: list[list[Question]]
+    ) -> Iterator[dict[str, object]]:
         if not all(allows(names) for allows in due[passed]):
             return
         if passed == len(self.parameters):
             yield names
             return
-        parameter = self.parameters[passed]
-        if not parameter.applies(names):
-            yield from self._assignments(names, passed + 1, due)
+        if not asked.applied[passed](names):
+            yield from self._assignments(names, passed + 1, asked, due)
             return
+        parameter = self.parameters[passed]
         for value in parameter.values:
-            yield from self._assignments({**names, parameter.name: value}, passed + 1, due)
+            yield from self._assignments({**names, parameter.name: value}, passed + 1, asked, due)
 
-    def _completed(self, values: Mapping[str, str | int], names: dict[str, object]) -> dict[str, object]:
+    def _completed(self, values: Mapping[str, str | int], problem: Problem, gpu: Gpu, kernel: Kernel) -> dict[str, object]:
         """A value for every parameter that applies: the given one, else the default."""
-        chosen = dict(names)
-        for parameter in self.parameters:
-            if parameter.applies(chosen):
+        chosen = self._case(problem, gpu, kernel)
+        for parameter, applies in zip(self.parameters, self._asked(problem, gpu, kernel).applied, strict=True):
+            if applies(chosen):
                 value = values.get(parameter.name, self.defaults[parameter.name])
                 chosen[parameter.name] = value.integer(chosen) if isinstance(value, Expression) else value
         return chosen
@@ -180,18 +202,18 @@ class Space:
         )
 
 
-def _remembered(constraint: Constraint, parameters: Collection[str]) -> Allows:
-    """``constraint.allows`` for names of one case, evaluated once for each set of values that it reads."""
-    reads = sorted(constraint.names.intersection(parameters))
+def _remembered(question: Question, reads: Collection[str]) -> Question:
+    """``question``, of names of one case, asked once for each set of values that it reads."""
+    ordered = sorted(reads)
     known: dict[tuple[object, ...], bool] = {}
 
-    def allows(names: Mapping[str, object]) -> bool:
-        values = tuple(map(names.get, reads))
+    def answer(names: Mapping[str, object]) -> bool:
+        values = tuple(map(names.get, ordered))
         if values not in known:
-            known[values] = constraint.allows(names)
+            known[values] = question(names)
         return known[values]
 
-    return allows
+    return answer
 
 
 def load_space(name: str, path: Path | None = None) -> Space:
