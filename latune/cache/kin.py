@@ -11,7 +11,7 @@ from dataclasses import replace
 from latune.plan import Plan, Step
 from latune.problem import DTYPE_BYTES, Bucket
 
-_OF_DECAY = ("decay_mode", "decayed")
+_OF_DECAY = ("decay_mode", "decayed", "rows_read")
 # Of heads times the square of the length: as much as one step of the grid of buckets, to twice the length.
 _MOST_TIMES_THE_WORK = 4
 

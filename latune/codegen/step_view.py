@@ -79,6 +79,16 @@ class StepView(StateFlow):
         return "" if branched == "none" else branched
 
     @property
+    def reads_all(self) -> bool:
+        """Of chunks by themselves: rows that the decay has brought to nothing, too."""
+        return self._values.get("rows_read") == "all"
+
+    @property
+    def x_with_each(self) -> bool:
+        """Likewise: x comes with each chunk that is read, not once ahead of them."""
+        return self._values.get("own_rows") == "each"
+
+    @property
     def decay(self) -> str:
         return "none" if self.problem.decay == "none" else str(self._values["decay_mode"])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from spaces import A100, B200, H200, L4, SPACES, changed, problem_for
 
@@ -44,7 +46,8 @@ INFEASIBLE = [
 ]
 
 _SHORT = {"num_heads": 2, "seqlen": 1024}
-_PARALLEL = {"algorithm": "parallel", "loads": "tma", "decay_mode": "matrix", "BLOCK_N": 64, "num_stages": 3}
+_PARALLEL = {"algorithm": "parallel", "loads": "tma", "decay_mode": "matrix", "rows_read": "live", "own_rows": "once"}
+_PARALLEL |= {"BLOCK_N": 64, "num_stages": 3}
 INFEASIBLE_PARALLEL = [
     ({"loads": "specialized"}, {}, H200, "a program without a state walks none"),
     ({"decay_mode": "factored"}, {}, H200, "no operands for a factored decay"),
@@ -187,8 +190,10 @@ def test_dk_and_dv_go_side_by_side(values: dict, fields: dict, gpu: Gpu, why: st
 def test_short_sequences_of_few_heads_need_no_state(width: int, decay: str) -> None:
     problem = problem_for(KERNELS["dv"], head_dim_k=width, head_dim_v=width, decay=decay, **_SHORT)
     configs = [config for config in SPACES["stream"].configs(problem, H200, KERNELS["dv"]) if config.algorithm == "parallel"]
-    decayed = (("decay_mode", "matrix"),) if decay == "constant" else ()
-    assert {config.choices for config in configs} == {(*decayed, ("loads", loads)) for loads in ("pointer", "tma")}
+    choices = {"loads": ("pointer", "tma"), "own_rows": ("once", "each")}
+    choices |= {"decay_mode": ("matrix",), "rows_read": ("live", "all")} if decay == "constant" else {}
+    every = {tuple(sorted(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())}
+    assert {config.choices for config in configs} == every
     assert not any("PROGRAMS" in dict(config.constexprs) for config in configs)
 
 

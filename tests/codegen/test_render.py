@@ -37,8 +37,9 @@ DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True
 # has no walks.
 OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3 * 5
 OF_A_DECAY = 4 * 2 * 4 * 5 * (3 * (4 + 4) + 1) + OF_A_WALK
-# Without a state, with a decay or none: forms, one of them also chained; loads, widths.
-STATELESS = 3 * 2 * 4
+# Without a state: forms, one of them also chained; loads, widths, when own rows are loaded. With a decay twice as many, by the
+# rows that are read.
+STATELESS = 3 * 2 * 4 * 2
 
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
@@ -72,9 +73,11 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
 def stateless_cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
     """In the parallel form, where each chunk is by itself and no state is given, wanted or kept."""
     forms = (("fwd", ("o",)), ("bwd", ("dq", "dk", "dv")))
-    for loads, mode, (direction, form), (d, e, *blocks) in itertools.product(LOADS, ("matrix", None), forms, WIDTHS):
+    decays = (("matrix", "live"), ("matrix", "all"), (None, None))
+    axes = (LOADS, decays, ("once", "each"), forms, WIDTHS)
+    for loads, (mode, rows_read), own_rows, (direction, form), (d, e, *blocks) in itertools.product(*axes):
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e)
-        choices = {"algorithm": "parallel", "loads": loads, "decay_mode": mode}
+        choices = {"algorithm": "parallel", "loads": loads, "decay_mode": mode, "rows_read": rows_read, "own_rows": own_rows}
         plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
         yield problem, plan
         if len(form) > 1:
@@ -139,7 +142,7 @@ def unspecialised(kernel: ast.FunctionDef) -> set[str]:
 
 
 def test_every_case_is_a_text_of_its_own(texts: list[str]) -> None:
-    assert len(set(texts)) == len(texts) == OF_A_DECAY * 4 - OF_A_WALK + 2 * STATELESS
+    assert len(set(texts)) == len(texts) == OF_A_DECAY * 4 - OF_A_WALK + 3 * STATELESS
 
 
 def test_every_rendering_is_formatted(folder: Path) -> None:
@@ -192,7 +195,7 @@ def test_decay_none_renders_no_decay(texts: list[str]) -> None:
 def test_a_decay_is_a_power_of_two(texts: list[str]) -> None:
     """log2(e) goes into the slope once; every weight is exp2 of an exponent."""
     decayed = [text for text in texts if "decay=constant" in text]
-    assert len(decayed) == OF_A_DECAY * 3 - OF_A_WALK + STATELESS
+    assert len(decayed) == OF_A_DECAY * 3 - OF_A_WALK + 2 * STATELESS
     for text in decayed:
         code = body(text)
         assert code.count("tl.load(slopes") == code.count("tl.load(slopes + i_h) * LOG2_E") + code.count(

@@ -45,6 +45,8 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "layout": ("plain", "transposed"),
     "branched": ("none", "scores", "all"),
     "loads": ("pointer", "tma"),
+    # Of chunks by themselves: which rows are read, and when the chunk's own are.
+    "reads": ("live once", "live each", "all once", "all each"),
     "block_n": (16, 32),
     "tiles": (1, 2, 4),
     "heads": ((1, 2), (2, 2)),
@@ -67,6 +69,7 @@ class Case:
     layout: str
     branched: str
     loads: str
+    reads: str
     block_n: int
     tiles: int
     heads: tuple[int, int]
@@ -100,7 +103,10 @@ class Case:
             return replace(self, algorithm="sequential").config(kernel)
         mode, _, decayed = self.decay.partition(" ")
         choices = {"loads": self.loads} | ({} if mode == "none" else {"decay_mode": mode})
-        if self.algorithm != "parallel":
+        if self.algorithm == "parallel":
+            rows_read, own_rows = self.reads.split()
+            choices |= {"own_rows": own_rows} | ({} if mode == "none" else {"rows_read": rows_read})
+        else:
             choices |= {"state_layout": self.layout, "branched": self.branched} | ({"decayed": decayed} if decayed else {})
         constexprs = {"BLOCK_N": self.block_n}
         problem = self.problem(KERNELS[kernel].direction)
@@ -257,6 +263,7 @@ PLAIN = Case(
     layout="transposed",
     branched="none",
     loads="pointer",
+    reads="live once",
     block_n=16,
     tiles=1,
     heads=(1, 2),
