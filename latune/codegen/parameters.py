@@ -6,6 +6,7 @@ An expression that reads a parameter absent from a config does not apply to that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,15 @@ def _check_name(name: str, entry: ParameterEntry, key: str) -> None:
 def check_served_by_templates(file: SpaceFile, path: Path, shipped: SpaceFile) -> None:
     """A user's file may narrow choices, move ranges and add launch options; templates know what the shipped file lists.
 
+    What none of the file's values lets apply may be left out.
+
     Raises:
-        SpaceError: the file leaves a parameter out, or has one, or a choice, that no template knows.
+        SpaceError: the file leaves another parameter out, or has one, or a choice, that no template knows.
     """
     for name, known in shipped.parameters.items():
         if name not in file.parameters:
+            if not _may_apply(known, file, shipped):
+                continue
             raise SpaceError(f"{path}: parameters.{name}: missing; add it (a single value pins it)")
         entry = file.parameters[name]
         if entry.kind != known.kind:
@@ -115,6 +120,17 @@ def check_served_by_templates(file: SpaceFile, path: Path, shipped: SpaceFile) -
     for name, entry in file.parameters.items():
         if name not in shipped.parameters and entry.kind != "launch":
             raise SpaceError(f"{path}: parameters.{name}: no template knows it; expected {', '.join(shipped.parameters)}")
+
+
+def _may_apply(known: ParameterEntry, file: SpaceFile, shipped: SpaceFile) -> bool:
+    """Whether a parameter that the file leaves out would be part of some config of it; what depends on the problem may be."""
+    if known.when is None:
+        return True
+    when = Expression.parse(known.when, origin="when", parameters=shipped.parameters)
+    if not when.names <= file.parameters.keys():
+        return when.names.isdisjoint(shipped.parameters.keys() - file.parameters.keys())
+    listed = {name: file.parameters[name].listed() for name in when.names}
+    return any(when.truth(dict(zip(listed, values, strict=True))) for values in itertools.product(*listed.values()))
 
 
 def read_constraints(file: SpaceFile, path: Path) -> Iterator[Constraint]:

@@ -17,8 +17,6 @@ parameters:
   loads: {kind: choice, values: [pointer], about: how tiles come from memory}
   decay_mode: {kind: choice, values: [matrix], about: the decay inside a chunk}
   decayed: {kind: choice, values: [value], about: the operand that carries the decay}
-  rows_read: {kind: choice, values: [all], when: algorithm == 'parallel', about: which rows a chunk reads}
-  own_rows: {kind: choice, values: [once], when: algorithm == 'parallel', about: when a chunk reads its own}
   BLOCK_D: {kind: constexpr, values: [64], about: columns of a tile}
   BLOCK_E: {kind: constexpr, values: [32, 64], about: columns}
   BLOCK_N: {kind: constexpr, values: [32], about: rows}
@@ -26,7 +24,7 @@ parameters:
   num_warps: {kind: launch, values: [4], about: warps}
   num_stages: {kind: launch, values: [1, 2], about: stages}
 default: {algorithm: sequential, state_layout: plain, branched: none, loads: pointer, decay_mode: matrix,
-  decayed: value, rows_read: all, own_rows: once, BLOCK_E: 32, BLOCK_N: 32, BLOCK_D: 64, PROGRAMS: 128,
+  decayed: value, BLOCK_E: 32, BLOCK_N: 32, BLOCK_D: 64, PROGRAMS: 128,
   num_warps: 4, num_stages: 1}
 """
 

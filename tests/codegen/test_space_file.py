@@ -65,6 +65,34 @@ def test_a_users_file_narrows_and_adds_launch_options(tmp_path: Path) -> None:
     assert space.default(problem, H200, kernel).options == (("maxnreg", 255),)
 
 
+def test_a_users_file_leaves_out_what_none_of_its_values_lets_apply(tmp_path: Path) -> None:
+    def change(form: dict) -> None:
+        form["parameters"]["algorithm"]["values"] = ["sequential"]
+        form["constraints"], form["starts"] = [], []
+        for name in ("PROGRAMS", "rows_read", "own_rows"):
+            del form["parameters"][name], form["default"][name]
+
+    space = load_space("stream", written(tmp_path, "stream", change))
+    shipped = load_space("stream").default(PROBLEM, H200, KERNEL)
+    assert shipped.algorithm == "sequential" and space.default(PROBLEM, H200, KERNEL) == shipped
+    assert space.feasible(shipped, PROBLEM, H200, KERNEL) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithms"),
+    [("PROGRAMS", ["sequential", "scan"]), ("own_rows", ["parallel"]), ("decay_mode", ["sequential"])],
+)
+def test_a_users_file_leaves_out_nothing_that_may_apply(tmp_path: Path, name: str, algorithms: list[str]) -> None:
+    """The mode of the decay does where the problem has one."""
+
+    def change(form: dict) -> None:
+        form["parameters"]["algorithm"]["values"] = algorithms
+        del form["parameters"][name], form["default"][name]
+
+    with pytest.raises(SpaceError, match=f"parameters.{name}: missing; add it"):
+        load_space("stream", written(tmp_path, "stream", change))
+
+
 def put(*keys: object, to: object) -> Callable[[dict], None]:
     def change(form: dict) -> None:
         for key in keys[:-1]:

@@ -28,8 +28,6 @@ parameters:
   loads: {kind: choice, values: [pointer], about: how tiles come from memory}
   decay_mode: {kind: choice, values: [matrix], about: the decay inside a chunk}
   decayed: {kind: choice, values: [value], about: the operand that carries the decay}
-  rows_read: {kind: choice, values: [all], when: algorithm == 'parallel', about: which rows a chunk reads}
-  own_rows: {kind: choice, values: [once], when: algorithm == 'parallel', about: when a chunk reads its own}
   BLOCK_D: {kind: constexpr, values: [128], about: columns of a tile}
   BLOCK_E: {kind: constexpr, powers_of_two: [32, 128], about: columns}
   BLOCK_N: {kind: constexpr, powers_of_two: [32, 64], about: rows}
@@ -39,8 +37,7 @@ parameters:
 constraints:
   - {require: BLOCK_E * BLOCK_N < 8192, why: the tile is too large}
 default: {algorithm: sequential, state_layout: transposed, branched: none, loads: pointer, decay_mode: matrix,
-  decayed: value, rows_read: all, own_rows: once, BLOCK_E: 64, BLOCK_N: 32, BLOCK_D: 128, PROGRAMS: 128,
-  num_warps: 8, num_stages: 3}
+  decayed: value, BLOCK_E: 64, BLOCK_N: 32, BLOCK_D: 128, PROGRAMS: 128, num_warps: 8, num_stages: 3}
 """
 
 
