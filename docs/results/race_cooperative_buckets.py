@@ -1,11 +1,11 @@
 """An H200's forward buckets of 8 to 64 heads again: what serves each, beside programs that wait for one another.
 
-Run as ``python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER``; tidied since it ran, on
-wider heads, and on those of 64 in a later run.
+Run as ``python docs/results/race_cooperative_buckets.py SECONDS CACHE_FOLDER OUTPUT_FOLDER [ALGORITHM]``; tidied since it ran,
+on wider heads, and on those of 64 in a later run, all by the algorithm `cooperative`. `balanced` is the other one.
 
-Raced with less than a transfer races, so that a bucket takes a second: the plan of its entry, and each start of the search
-space with warps of its own as a cooperative launch. Where the entry's plan leaves states to the backward pass, only
-those take part that do so, too. Entries are written to the output folder, for `latune cache merge`.
+Raced with less than a transfer races, so that a bucket takes a second: the plan of its entry, and by the algorithm its config,
+if that has warps of its own, and each such start of the search space. Where the entry's plan leaves states to the backward
+pass, only those take part that do so, too. Entries are written to the output folder, for `latune cache merge`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from latune.tuner.transfer import TRANSFERRED
 
 GPU = find_gpu("h200")
 SPACE = all_spaces()["stream"]
-PROGRAMS = 128
+PROGRAMS = {"cooperative": 128, "balanced": GPU.sms}
 AHEAD = 2
 """Buckets that compile while one is raced."""
 
@@ -40,22 +40,22 @@ def is_of_few_heads(bucket: Bucket) -> bool:
     return bucket.direction == "fwd" and bucket.batch_heads <= 64 and bucket.seqlen >= 1024
 
 
-def plans_of(problem: Problem, entries: Entries) -> list[Plan]:
+def plans_of(problem: Problem, entries: Entries, algorithm: str) -> list[Plan]:
     bucket = problem.bucket()
     served, behind = entries[bucket].plan, entries.get(replace(bucket, direction="bwd"))
     configs = {}
-    for start in SPACE.feasible_starts(problem, GPU, KERNELS["o"]):
+    for start in (served.steps[0].config, *SPACE.feasible_starts(problem, GPU, KERNELS["o"])):
         if dict(start.choices).get("loads") == "specialized":
-            config = replace(start.with_constexprs(PROGRAMS=PROGRAMS), algorithm="cooperative")
+            config = replace(start.with_constexprs(PROGRAMS=PROGRAMS[algorithm]), algorithm=algorithm)
             configs |= dict.fromkeys((config, replace(config, num_stages=config.num_stages + 1)))
     allowed = [config for config in configs if SPACE.feasible(config, problem, GPU, KERNELS["o"]) is None]
     plans = [Plan((Step(kernel="o", config=config),)) for config in allowed]
     if behind and handing_over(served, behind.plan, problem):
         plans = [plan for plan in plans if handing_over(plan, behind.plan, problem)]
-    return [served, *plans]
+    return list(dict.fromkeys([served, *plans]))
 
 
-def main(seconds: float, cache: Path, output: Path) -> None:
+def main(seconds: float, cache: Path, output: Path, algorithm: str = "cooperative") -> None:
     end = time.monotonic() + seconds
     entries = {bucket: found[0] for bucket, found in read_entries(GPU, [cache]).items()}
     problems = [entry.problem for bucket, entry in entries.items() if is_of_few_heads(bucket)]
@@ -63,9 +63,9 @@ def main(seconds: float, cache: Path, output: Path) -> None:
         for number, problem in enumerate(problems):
             if time.monotonic() > end:
                 return
-            evaluate, plans = target.evaluator(problem), plans_of(problem, entries)
+            evaluate, plans = target.evaluator(problem), plans_of(problem, entries, algorithm)
             for other in problems[number + 1 : number + 1 + AHEAD]:
-                target.evaluator(other).prepare(plans_of(other, entries), urgent=False)
+                target.evaluator(other).prepare(plans_of(other, entries, algorithm), urgent=False)
             if len(plans) == 1:
                 continue
             placed = podium(problem, tuple(zip(plans, evaluate.race_here(plans), strict=True)), evaluate)
@@ -76,4 +76,4 @@ def main(seconds: float, cache: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+    main(float(sys.argv[1]), *map(Path, sys.argv[2:4]), *sys.argv[4:])
