@@ -21,20 +21,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from text_races import GPU, fits, race
+
 from latune.cli.shapes import parse_shape
-from latune.codegen.build import compile_launch
-from latune.codegen.launches import record_launches
-from latune.codegen.load import load
 from latune.codegen.render import Source, render
-from latune.errors import BuildError
-from latune.gpu import find_gpu
 from latune.ops.dispatch import resolve
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.worker import Worker
 
-GPU = find_gpu("h200")
-ROUNDS = 20
 SHAPES = (
     ("fwd", "1,8,8192,128"),
     ("fwd", "1,16,8192,64,128"),
@@ -161,17 +156,6 @@ def variants(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
         yield f"balanced, reach 48, work {thirds}", short.replace("3.0 + 2.0 * live", f"3.0 + {thirds}.0 * live")
 
 
-def fits(case: tuple[Problem, Source]) -> bool:
-    """Whether it compiles and shared memory holds it: one that does not would end the race for all."""
-    problem, source = case
-    try:
-        launches = record_launches(load(source), problem)
-        return all(compile_launch(launch, GPU).metadata.shared <= GPU.shared_per_block_bytes for launch in launches)
-    except BuildError as error:
-        print(problem, error, flush=True)
-        return False
-
-
 def main(seconds: float, output: Path) -> None:
     end, rows = time.monotonic() + seconds, []
     with Worker() as worker, ProcessPoolExecutor() as pool:
@@ -181,17 +165,13 @@ def main(seconds: float, output: Path) -> None:
             plan = resolve(problem, GPU).plan
             # Of equal texts the first name stands.
             sources = {Source.of(text): name for name, text in reversed(list(variants(problem, plan)))}
-            cases.append((problem, plan, sources, [pool.submit(fits, (problem, source)) for source in sources]))
+            cases.append((problem, plan, sources, [pool.submit(fits, problem, source) for source in sources]))
         for problem, plan, sources, checks in cases:
             if time.monotonic() > end:
                 pool.shutdown(cancel_futures=True)
                 return
             fitting = [source for source, check in zip(sources, checks, strict=True) if check.result()]
-            raced = worker.race(problem, [(plan, source) for source in fitting], rounds=ROUNDS)
-            for name, measurement in zip(map(sources.__getitem__, fitting), raced, strict=True):
-                times = {"ms": measurement.median_ms, "low": measurement.ci_low_ms, "high": measurement.ci_high_ms}
-                rows.append({"problem": str(problem), "variant": name, "outcome": measurement.outcome, **times})
-                print(*rows[-1].values(), measurement.detail[:80], flush=True)
+            rows += race(worker, problem, plan, sources, fitting)
             output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 

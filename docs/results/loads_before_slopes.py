@@ -22,20 +22,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from text_races import GPU, fits, race
+
 from latune.cli.shapes import parse_shape
-from latune.codegen.build import compile_launch
-from latune.codegen.launches import record_launches
-from latune.codegen.load import load
 from latune.codegen.render import Source, render
 from latune.config import Config
-from latune.gpu import find_gpu
 from latune.ops.dispatch import resolve
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.worker import Worker
 
-GPU = find_gpu("h200")
-ROUNDS = 20
 SHAPES = (
     ("fwd", "1,4,256,64"),
     ("bwd", "1,4,256,64"),
@@ -202,12 +198,6 @@ def variants(problem: Problem, plan: Plan) -> Iterator[tuple[str, str]]:
                 yield name, wide(text, block_j, num_warps, num_stages)
 
 
-def fits(problem: Problem, source: Source) -> bool:
-    """Whether shared memory holds it: one that does not fit would end the race for all."""
-    launches = record_launches(load(source), problem)
-    return all(compile_launch(launch, GPU).metadata.shared <= GPU.shared_per_block_bytes for launch in launches)
-
-
 def main(seconds: float, output: Path) -> None:
     end, rows = time.monotonic() + seconds, []
     with Worker() as worker:
@@ -218,12 +208,7 @@ def main(seconds: float, output: Path) -> None:
             plan = resolve(problem, GPU).plan
             # Of equal texts the first name stands.
             sources = {Source.of(text): name for name, text in reversed(list(variants(problem, plan)))}
-            fitting = [source for source in sources if fits(problem, source)]
-            raced = worker.race(problem, [(plan, source) for source in fitting], rounds=ROUNDS)
-            for name, measurement in zip(map(sources.__getitem__, fitting), raced, strict=True):
-                times = {"ms": measurement.median_ms, "low": measurement.ci_low_ms, "high": measurement.ci_high_ms}
-                rows.append({"problem": str(problem), "variant": name, "outcome": measurement.outcome, **times})
-                print(*rows[-1].values(), measurement.detail[:80], flush=True)
+            rows += race(worker, problem, plan, sources, [source for source in sources if fits(problem, source)])
             output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
