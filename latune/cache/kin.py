@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from latune.codegen.segment_states import cut_alike
 from latune.plan import Plan, Step
 from latune.problem import DTYPE_BYTES, Bucket
 
@@ -42,6 +43,4 @@ def _needs_no_state(known: Bucket, wanted: Bucket) -> bool:
 
 def _without_decay(step: Step) -> Step:
     choices = tuple((name, value) for name, value in step.config.choices if name not in _OF_DECAY)
-    # Which of its heads remember for how long is all that the one cuts by.
-    algorithm = "cooperative" if step.config.algorithm == "balanced" else step.config.algorithm
-    return replace(step, config=replace(step.config, algorithm=algorithm, choices=choices))
+    return cut_alike(replace(step, config=replace(step.config, choices=choices)))

@@ -14,14 +14,14 @@ from latune.codegen.partition import Partition
 from latune.plan import Plan, Step
 from latune.problem import Problem
 
-# Those that cut every head alike, and which of them serves in place of another whose states are kept.
+# Those that cut every head alike, and which of them stands for another that does not.
 _ALGORITHMS = ("split", "scan", "cooperative")
 _INSTEAD = {"balanced": "cooperative"}
 
 
 def keeping_states(forward: Plan) -> Plan | None:
     """The forward plan that returns its segments' states as well; None where it has none."""
-    step = _cut_alike(forward)
+    step = cut_alike(*forward.steps)
     if step.config.algorithm not in _ALGORITHMS:
         return None
     return forward.with_steps([replace(step, config=step.config.with_choices(segment_states="kept"))])
@@ -46,14 +46,13 @@ def states_key(forward: Plan, problem: Problem) -> tuple[str, ...]:
     Args:
         problem: of either direction.
     """
-    step = _cut_alike(forward)
+    step = cut_alike(*forward.steps)
     rows = _segment_rows(step, problem)
     return () if rows is None else (step.config.algorithm, f"{rows}rows", dict(step.config.choices)["state_layout"])
 
 
-def _cut_alike(forward: Plan) -> Step:
-    """The forward plan's step as it is where its states are kept."""
-    (step,) = forward.steps
+def cut_alike(step: Step) -> Step:
+    """With heads cut alike where they are cut by their decay: where another pass takes the states, or there is no decay."""
     return replace(step, config=replace(step.config, algorithm=_INSTEAD.get(step.config.algorithm, step.config.algorithm)))
 
 

@@ -181,6 +181,17 @@ def test_so_are_those_of_heads_that_have_segments_by_their_decay(
     check(inputs.results(render(problem, plan).text), inputs.expected(problem))
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("algorithm", ["cooperative", "balanced"])
+def test_more_segments_than_a_scan_has_in_flight_are_scanned(
+    problem_of: ProblemOf, plan_of: PlanOf, direction: str, algorithm: str
+) -> None:
+    problem = problem_for(problem_of, direction, 1700, True, "constant")
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, algorithm, "specialized", BLOCK_D=32, PROGRAMS=108)
+    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+
+
 def parts_of_heads(text: str, slopes: list[float], seqlen: int, parts: int) -> list[int]:
     """How many each head has; none is of no head or left out."""
     head_of, given = emulated(text, seed=0)["head_of"], Pointer(np.array(slopes))

@@ -128,9 +128,10 @@ class Counters:
     """What launches of one stream meet at."""
 
     def __init__(self) -> None:
-        self._zeros = torch.zeros(64, dtype=torch.int32)
+        self._zeros = torch.zeros(256, dtype=torch.int32)
 
     def of(self, device: torch.device, count: int) -> torch.Tensor:
+        assert count <= len(self._zeros)
         assert not self._zeros.any(), "a launch has left counters otherwise than it found them"
         return self._zeros[:count]
 
