@@ -1,7 +1,7 @@
 """What serves few heads on an H200, beside the same with shorter states, balanced segments, and what hides the handing over.
 
-Run as ``python docs/results/fewer_rows_for_states.py SECONDS OUTPUT.json``. The variants are the text that serves, or that of
-`balanced` in its place, changed:
+Run as ``python docs/results/fewer_rows_for_states.py SECONDS OUTPUT.json`` on commit cbc3022: the templates have what won
+since. The variants are the text that serves, or that of `balanced` in its place, changed:
 
 ``reach N``      rows are left out of a segment's state whose decay is below 2^-N, not 2^-126
 ``backwards``    states are made from a segment's end to its beginning, where the walk then begins: the L2 has those rows last

@@ -204,9 +204,9 @@ class StepView(StateFlow):
         return self.segmented or self.state_in is not None
 
     @property
-    def passes_state(self) -> bool:
-        """The caller gives a state, or wants one."""
-        return self.state_in is not None or self.state_out is not None
+    def has_states_of_heads(self) -> bool:
+        """A state that the caller gives or wants, or checkpoints: what lies by the number of its head."""
+        return self.state_in is not None or self.state_out is not None or self.uses_checkpoints
 
     @property
     def state_out(self) -> str | None:

@@ -41,7 +41,7 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     score += ["first_row", "seqlen"] if ragged and not step.reverse else []
     score += ["num_chunks", "BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
     walk += ["seqlen"] if step.states or ragged else []
-    walk += [*([] if step.balanced and not step.passes_state else ["i_bh"]), "D", "E"] if step.states else []
+    walk += [*([] if step.balanced and not step.has_states_of_heads else ["i_bh"]), "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
     of_parts = {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
     return {**of_parts, "scan": _of_a_scan(step)} if step.cooperates else of_parts

@@ -49,7 +49,7 @@ def lightning_attn(
     Returns:
         o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, fp32 [B, H, D, E]. A NaN or an
         infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
-        earlier), though not surely where the head's decay since is below 2^-126; never another head's.
+        earlier), though not surely where the head's decay since is below 2^-64; never another head's.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or value; the message says what was expected, what

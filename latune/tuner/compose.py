@@ -225,8 +225,10 @@ class Composer:
     def _cuts(self, name: str, config: Config) -> list[Config]:
         """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise."""
         once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
-        others = ("scan", "cooperative", "balanced") if once.algorithm == "split" else ()
-        return [config, once, twice, *(replace(once, algorithm=other) for other in others)]
+        if once.algorithm != "split":
+            return [config, once, twice]
+        alike = (replace(once, algorithm=other) for other in ("scan", "cooperative"))
+        return [config, once, twice, *alike, replace(once.with_constexprs(PROGRAMS=self.gpu.sms), algorithm="balanced")]
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
         """The config by ``split``, with ``waves`` programs for each SM, if each head then has two segments; else as it is."""

@@ -61,6 +61,8 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                 needs_final_state=wanted,
             )
             yield problem, plan
+            if kernels == ("o",):
+                yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
             if algorithm not in BY_ALL:
                 yield problem, plan.chained()
                 continue
@@ -79,8 +81,6 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                 beside = plan_of("dq", "dk_dv", **form)
                 yield problem, beside
                 yield problem, beside.chained()
-            if algorithm == "sequential" and kernels == ("o",):
-                yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
 
 
 @pytest.fixture(scope="module")

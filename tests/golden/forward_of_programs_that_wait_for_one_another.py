@@ -108,7 +108,7 @@ def o_load(
     STAGES: gl.constexpr,
 ):
     for chunk in range(own_chunks):
-        start = own_row + chunk * BLOCK_N
+        start = own_row - chunk * BLOCK_N
         stage = chunk % STAGES
         mbarrier.wait(free.index(stage), (chunk // STAGES + 1) % 2)
         mbarrier.expect(filled.index(stage), k.block_type.nbytes + v.block_type.nbytes)
@@ -160,7 +160,8 @@ def o_score(
         b_v = ring_v.index(stage).reshape([BLOCK_N, BLOCK_E])
         mbarrier.wait(filled.index(stage), chunk // STAGES % 2)
         mbarrier.wait(used.index(ahead), (chunk // AHEAD + 1) % 2)
-        ring_v_decayed.index(ahead).store((b_v.load(rows_layout) * to_state[:, None]).to(gl.bfloat16))
+        weights = to_state * gl.exp2(-slope * BLOCK_N * chunk)
+        ring_v_decayed.index(ahead).store((b_v.load(rows_layout) * weights[:, None]).to(gl.bfloat16))
         fence_async_shared()
         mbarrier.arrive(made.index(ahead), count=1)
         mbarrier.arrive(free.index(stage), count=1)
@@ -223,12 +224,10 @@ def o_walk(
     o_d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, state_layout))
     o_e = column + gl.arange(0, BLOCK_E, gl.SliceLayout(1, state_layout))
     b_state = gl.zeros([BLOCK_E, BLOCK_D], dtype=gl.float32, layout=state_layout)
-    across = gl.exp2(-slope * BLOCK_N)
     for chunk in range(own_chunks):
         stage, ahead = chunk % STAGES, chunk % AHEAD
         b_k = ring_k.index(stage).reshape([BLOCK_N, BLOCK_D])
         b_v_decayed = ring_v_decayed.index(ahead)
-        b_state *= across
         mbarrier.wait(filled.index(stage), chunk // STAGES % 2)
         mbarrier.wait(made.index(ahead), chunk // AHEAD % 2)
         b_state = warpgroup_mma(b_v_decayed.permute((1, 0)), b_k, b_state, is_async=True)
@@ -249,6 +248,7 @@ def o_walk(
         gl.store(counter, 0)
     zeros = gl.zeros([BLOCK_E, BLOCK_N], gl.float32, out_layout)
     o_n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, out_layout))
+    across = gl.exp2(-slope * BLOCK_N)
     from_state = gl.exp2(-slope * (o_n + 1)) * scale
     b_carry = gl.convert_layout(opaque(b_state.to(gl.bfloat16)), gl.DotOperandLayout(0, out_layout, 2))
     b_state *= across
@@ -315,11 +315,10 @@ def o_kernel(
     column = i_e * BLOCK_E
     num_chunks = gl.cdiv(end - begin, BLOCK_N)
     slope = gl.load(slopes + i_h) * LOG2_E
-    # Over more rows the decay is below 2^-126, the smallest normal number of fp32: what lies further back is left out.
-    live_rows = (126.0 / gl.maximum(slope, 1e-7)).to(gl.int32)
-    own_row = begin + gl.maximum(end - begin - live_rows, 0) // BLOCK_N * BLOCK_N
-    own_chunks = gl.cdiv(end - own_row, BLOCK_N)
-    own_chunks = gl.where(i_s + 1 < num_segments, own_chunks, 0)
+    # Over more rows the decay is below 2^-64: what lies further back is left out.
+    live_rows = (64.0 / gl.maximum(slope, 1e-7)).to(gl.int32)
+    own_row = end - BLOCK_N
+    own_chunks = gl.where(i_s + 1 < num_segments, gl.minimum(num_chunks, live_rows // BLOCK_N + 1), 0)
     ring_q = gl.allocate_shared_memory(q.dtype, [STAGES, 1, 1, BLOCK_N, BLOCK_D], q.layout)
     ring_k = gl.allocate_shared_memory(k.dtype, [STAGES, 1, 1, BLOCK_N, BLOCK_D], k.layout)
     ring_v = gl.allocate_shared_memory(v.dtype, [STAGES, 1, 1, BLOCK_N, BLOCK_E], v.layout)
@@ -453,8 +452,11 @@ def _counters(device, count):
     options = {"dtype": torch.int32, "device": device}
     if torch.cuda.is_current_stream_capturing():
         # Those made before, while some are left: a graph would fill its own at each replay.
-        zeros, left = _of_graphs.get(key, (None, None))
-        return zeros[left.pop()] if left else torch.zeros(key[1], **options)
+        zeros, left = _of_graphs.get(key, (None, []))
+        try:
+            return zeros[left.pop()]
+        except IndexError:  # Not asked beforehand: another thread may capture a graph and take the last ones.
+            return torch.zeros(key[1], **options)
     if key not in _of_graphs:
         rows = max(65536 // key[1], 1)
         _of_graphs[key] = torch.zeros(rows, key[1], **options), list(range(rows))

@@ -74,7 +74,7 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
-@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq"), cooperative("dq", "balanced")], ids=str)
+@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq")], ids=str)
 @pytest.mark.parametrize("ahead", ["cooperative", "balanced"])
 def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, dq: Step, states: bool) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
