@@ -18,9 +18,10 @@ HEAD_DIM_STEP = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Bucket:
-    """The cache's key: ``batch * num_heads`` in half octaves, ``seqlen`` in powers of two, all else exact.
+    """The cache's key: ``batch * num_heads`` in quarters of an octave, ``seqlen`` in powers of two, all else exact.
 
-    Programs are made of heads: in two segments each, 64 heads fill the SMs of an H200, and 48 leave a quarter of them idle.
+    Programs are made of heads, and run in waves: in two segments each, 64 heads fill the SMs of an H200, and 48 leave a quarter
+    of them idle.
     """
 
     op: str
@@ -122,7 +123,7 @@ class Problem:
             direction=self.direction,
             decay=self.decay,
             dtype=self.dtype,
-            batch_heads=half_octave_above(self.batch_heads),
+            batch_heads=quarter_above(self.batch_heads),
             seqlen=nearest_power_of_two(self.seqlen),
             head_dim_k=self.head_dim_k,
             head_dim_v=self.head_dim_v,
@@ -146,25 +147,26 @@ def nearest_power_of_two(value: int) -> int:
     return 1 << round(math.log2(value))
 
 
-def half_octave_above(value: int) -> int:
-    """Of 1, 2, 3, 4, 6, 8, 12, ... (powers of two, and half as much again) the first that holds ``value`` (40 -> 48).
+def quarter_above(value: int) -> int:
+    """Of 1, 2, ..., 8, 10, 12, 14, 16, 20, ... (each octave in four steps alike) the first that holds ``value`` (36 -> 40).
 
     Up, since what is a little more than the GPU runs at a time runs as twice as much does; a thirty-second more is held,
     since GPUs have that many more SMs than a power of two (132 -> 128).
     """
     power = 1 << (value.bit_length() - 1)
-    return next(step for step in (power, power + power // 2, 2 * power) if value <= _most(step))
+    return next(step for quarters in range(4, 9) if value <= _most(step := power * quarters // 4))
 
 
 def _most(step: int) -> int:
-    """The most heads that a half octave holds."""
+    """The most heads that a step holds."""
     return 33 * step // 32
 
 
 def _fewest(step: int) -> int:
-    """One more than the half octave below holds."""
-    is_power = step & (step - 1) == 0
-    return _most(3 * step // 4 if is_power else 2 * step // 3) + 1
+    """One more than the step below holds."""
+    power = 1 << (step.bit_length() - 1)
+    below = step - max(power // 4, 1) if step > power else 7 * power // 8
+    return _most(below) + 1
 
 
 def next_power_of_two(value: int) -> int:

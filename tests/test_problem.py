@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from latune.problem import Bucket, Problem, half_octave_above, nearest_power_of_two, next_power_of_two
+from latune.problem import Bucket, Problem, quarter_above, nearest_power_of_two, next_power_of_two
 
 
 def problem(**changes: object) -> Problem:
@@ -75,23 +75,26 @@ def test_nearest_power_of_two(value: int, power: int) -> None:
         (1, 1),
         (2, 2),
         (3, 3),
-        (5, 6),
-        (7, 8),
-        (9, 12),
-        (28, 32),
-        (40, 48),
+        (5, 5),
+        (7, 7),
+        (9, 10),
+        (28, 28),
+        (29, 32),
+        (36, 40),
+        (40, 40),
+        (42, 48),
         (65, 64),
-        (67, 96),
+        (67, 80),
         (132, 128),
-        (133, 192),
+        (133, 160),
         (512, 512),
     ],
 )
-def test_half_octave_above(value: int, step: int) -> None:
-    assert half_octave_above(value) == step
+def test_quarter_above(value: int, step: int) -> None:
+    assert quarter_above(value) == step
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8, 64, 96, 128, 192, 512])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 10, 64, 80, 96, 112, 128, 192, 512])
 @pytest.mark.parametrize("seqlen", [1, 2, 1024, 8192, 131072])
 def test_the_smallest_problem_of_a_bucket_is_just_inside(step: int, seqlen: int) -> None:
     bucket = problem(batch=1, num_heads=step, seqlen=seqlen).bucket()
@@ -110,7 +113,7 @@ def test_bucket_joins_batch_with_heads_and_rounds_the_length() -> None:
     bucket = problem(batch=3, num_heads=40, seqlen=1000).bucket()
     assert (bucket.batch_heads, bucket.seqlen) == (128, 1024)
     assert bucket == problem(batch=1, num_heads=128, seqlen=1100).bucket()
-    assert problem(batch=5, num_heads=32).bucket().batch_heads == 192
+    assert problem(batch=5, num_heads=32).bucket().batch_heads == 160
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def test_the_shipped_presets():
     assert {"default", "grid", "grid-core", "off-grid", *models} == set(presets)
     buckets = {name: _buckets(presets[name].shapes) for name in ("grid", "off-grid")}
     assert len(buckets["off-grid"]) >= 20 and buckets["off-grid"] <= buckets["grid"]
-    assert set(presets["grid-core"].shapes) < set(presets["grid"].shapes) and len(presets["grid"].shapes) == 13 * 9 * 7
+    assert set(presets["grid-core"].shapes) < set(presets["grid"].shapes) and len(presets["grid"].shapes) == 25 * 9 * 7
     assert len(_buckets(presets["default"].shapes)) == 8
     assert {(shape.num_heads, shape.head_dim_k) for shape in presets["minimax-01"].shapes} == {(64, 128)}
 
