@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from latune.cache.entry import Entry
 from latune.cli.output import say
 from latune.cli.verdict import Verdict, rebuilt
+from latune.codegen.kept import handing_over
 from latune.codegen.render import plan_sha256
 from latune.errors import RenderError
 from latune.gpu import Gpu
@@ -21,7 +23,7 @@ _Code = tuple[Gpu, str, Plan]
 
 
 def rebuild(entries: Sequence[Tuned], workers: int | None = None) -> dict[Tuned, Verdict]:
-    """Compiles winners and alternates, and holds the resources of the winners against those stated.
+    """Compiles winners, alternates and winners as they hand over, and holds the resources of the winners against those stated.
 
     Buckets whose code is the same share a build: sizes go into a launch, not into the kernel.
 
@@ -31,14 +33,32 @@ def rebuild(entries: Sequence[Tuned], workers: int | None = None) -> dict[Tuned,
     Raises:
         WorkerError: no compiler process can be started.
     """
+    winners = {(gpu, entry.bucket): entry for gpu, entry in entries}
+    others = {(gpu, entry): _others(entry, winners.get((gpu, _opposite(entry.bucket)))) for gpu, entry in entries}
     with ParallelBuilder(workers=workers) as builder:
         judges: dict[_Code, StaticEvaluator] = {}
         for gpu, entry in entries:
-            for plan in (entry.plan, *entry.alternates):
+            for plan in (entry.plan, *others[gpu, entry].values()):
                 judges.setdefault(_code(gpu, entry.bucket, plan), StaticEvaluator(entry.problem, gpu, builder))
         say(f"compiling {len(judges)} plans of {len(entries)} entries on {builder.workers} cores")
         _build(judges)
-        return {(gpu, entry): _verdict(entry, gpu, judges) for gpu, entry in entries}
+        return {(gpu, entry): _verdict(entry, gpu, others[gpu, entry], judges) for gpu, entry in entries}
+
+
+def _others(entry: Entry, opposite: Entry | None) -> dict[str, Plan]:
+    """What may run in the winner's place, by what it is."""
+    plans = {f"alternate {number}": plan for number, plan in enumerate(entry.alternates, start=1)}
+    if opposite is None:
+        return plans
+    if entry.bucket.direction == "fwd":
+        handed = handing_over(entry.plan, opposite.plan, entry.problem)
+        return plans if handed is None else plans | {"with what its backward pass starts from": handed[0]}
+    handed = handing_over(opposite.plan, entry.plan, entry.problem)
+    return plans if handed is None else plans | {"from what its forward pass keeps": handed[1]}
+
+
+def _opposite(bucket: Bucket) -> Bucket:
+    return replace(bucket, direction="bwd" if bucket.direction == "fwd" else "fwd")
 
 
 def _build(judges: dict[_Code, StaticEvaluator]) -> None:
@@ -50,12 +70,12 @@ def _build(judges: dict[_Code, StaticEvaluator]) -> None:
         say(f"  {number}/{len(judges)} {gpu.name} {judge.problem}: {outcome}")
 
 
-def _verdict(entry: Entry, gpu: Gpu, judges: dict[_Code, StaticEvaluator]) -> Verdict:
+def _verdict(entry: Entry, gpu: Gpu, others: Mapping[str, Plan], judges: dict[_Code, StaticEvaluator]) -> Verdict:
     winner = rebuilt(entry, judges[_code(gpu, entry.bucket, entry.plan)])
-    for number, plan in enumerate(entry.alternates if winner.ok else (), start=1):
+    for what, plan in others.items() if winner.ok else ():
         built = judges[_code(gpu, entry.bucket, plan)].build(plan)
         if isinstance(built, Measurement):
-            return Verdict(entry=entry, verdict=built.outcome, detail=f"alternate {number}: {built.detail}")
+            return Verdict(entry=entry, verdict=built.outcome, detail=f"{what}: {built.detail}")
     return winner
 
 

@@ -59,8 +59,9 @@ def verify_command(given: Sequence[Path], no_build: bool, jobs: int | None, as_j
 
     Each follows the schema. Each entry is of the code that its plan is generated as now, and its measurement could be the
     tuner's: not faster than physics, within tolerance, no prediction that poses as measured. Winner and alternates compile for
-    the file's GPU, the winner to the resources stated, and fit it. Exit code 1 when anything fails, with the command that mends
-    the first. What runs on the GPU is compared with references by `latune verify`.
+    the file's GPU, the winner to the resources stated and also as it hands over to, or takes from, the other direction's, and
+    fit it. Exit code 1 when anything fails, with the command that mends the first. What runs on the GPU is compared with
+    references by `latune verify`.
     """
     files = [find_file(path) for path in given] or dispatched_files()
     if not files:

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import triton
+from entries import valid_entry
+from passes import AHEAD, BEHIND
 
 from latune import paths
 from latune.cache.resources import Resources
 from latune.cache.store import cache_path, write_entries
 from latune.cli.cache import rebuilding
 from latune.codegen.build import Build, KernelBuild
+from latune.codegen.kept import handing_over
 from latune.errors import BuildError
 from latune.gpu import find_gpu
 from latune.plan import Plan
@@ -28,10 +31,12 @@ BUILT = KernelBuild(
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """Answers by number of warps, else with what entries state; ``asked`` lists what it was asked to build."""
-    found = SimpleNamespace(answers={}, asked=[])
+    """Refuses plans, answers by number of warps, else with what entries state; ``asked`` lists what it was asked to build."""
+    found = SimpleNamespace(answers={}, asked=[], refused=())
 
     def build(problem, plan, gpu):
+        if plan in found.refused:
+            raise BuildError("no")
         answer = found.answers.get(plan.steps[0].config.num_warps, BUILT)
         if isinstance(answer, Exception):
             raise answer
@@ -160,6 +165,22 @@ def test_an_alternate_that_does_not_build_fails_its_entry(own_cache, run, entry_
     compiler.answers[16] = BuildError("no")
     found = verdicts(run("cache", "verify", "--json"))[256]
     assert (found["verdict"], found["detail"]) == ("compile_error", "alternate 2: no")
+
+
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+def test_a_plan_that_does_not_build_as_it_hands_over_fails_its_entry(own_cache, run, entry_at, compiler, direction):
+    plans = {"fwd": AHEAD, "bwd": BEHIND}
+    entries = {name: valid_entry(entry_at(512, name).problem, plan) for name, plan in plans.items()}
+    write_entries(A100, list(entries.values()))
+    assert run("cache", "verify").exit_code == 0
+    handed = dict(zip(entries, handing_over(AHEAD, BEHIND, entries["fwd"].problem), strict=True))
+    compiler.refused = (handed[direction],)
+    result = run("cache", "verify", "--json")
+    (file,) = json.loads(result.stdout)["files"]
+    (failed,) = [entry for entry in file["entries"] if entry["verdict"] != "ok"]
+    assert (failed["bucket"]["direction"], failed["verdict"]) == (direction, "compile_error")
+    what = {"fwd": "with what its backward pass starts from", "bwd": "from what its forward pass keeps"}
+    assert failed["detail"] == f"{what[direction]}: no"
 
 
 def test_plans_are_really_compiled(own_cache, run, entry_at):
