@@ -33,10 +33,10 @@ WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48,
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
 DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
 
-# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths, data. A factored decay
-# has no walks.
-OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3 * 5
-OF_A_DECAY = 4 * 2 * 4 * 5 * (3 * (4 + 4) + 1) + OF_A_WALK
+# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths. A factored decay has no
+# walks.
+OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3
+OF_A_DECAY = 4 * 2 * 4 * (3 * (4 + 4) + 1) + OF_A_WALK
 # Without a state: forms, one of them also chained; loads, widths, when own rows are loaded. With a decay twice as many, by the
 # rows that are read.
 STATELESS = 3 * 2 * 4 * 2
@@ -46,10 +46,11 @@ ProblemOf = Callable[..., Problem]
 
 
 def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Plan]]:
-    """The product of all that shapes a source."""
-    axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, WIDTHS, DATA)
-    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, *blocks), data in itertools.product(*axes):
-        what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), data, strict=True))
+    """The product of all that shapes a source, but for data: each in turn, so that it meets every two of the other values."""
+    axes = (ALGORITHMS, LAYOUTS, LOADS, DECAYS, PLANS, WIDTHS)
+    turns = itertools.cycle(DATA)
+    for algorithm, layout, loads, (mode, decayed), (direction, form), (d, e, *blocks) in itertools.product(*axes):
+        what = dict(zip(("has_initial_state", "needs_final_state", "dtype"), next(turns), strict=True))
         choices = {"algorithm": algorithm, "loads": loads, "decay_mode": mode, "decayed": decayed}
         choices |= dict(zip(("state_layout", "branched"), layout, strict=True))
         if "dqdkdv" in form and (algorithm == "scan" or mode == "factored" or blocks[1] == 32):

@@ -180,14 +180,14 @@ def evaluated(synthetic: ModuleType, route: Route) -> list[Trial]:
 
 @pytest.mark.parametrize("batch", [4, 12])
 def test_a_search_ends_when_its_patience_and_the_best_ones_neighbours_do(synthetic: ModuleType, grid: Grid, batch: int) -> None:
-    route = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=batch, patience=30)
+    route = Route(grid=grid, starts=(grid.default,), trials=200, seed=0, batch=batch, patience=30)
     trials = evaluated(synthetic, route)
-    assert 31 < len(trials) < 400 and route.is_settled(trials)
+    assert 31 < len(trials) < 200 and route.is_settled(trials)
     best = sorted(trials, key=lambda trial: (trial.measurement.median_ms or 9, trial.config))[:3]
     tried = {trial.config for trial in trials}
     assert all(tried.issuperset(grid.neighbours(trial.config)) for trial in best)
-    patient = Route(grid=grid, starts=(grid.default,), trials=400, seed=0, batch=batch)
-    assert not patient.is_settled(trials) and len(evaluated(synthetic, patient)) == 400
+    patient = Route(grid=grid, starts=(grid.default,), trials=200, seed=0, batch=batch)
+    assert not patient.is_settled(trials) and len(evaluated(synthetic, patient)) == 200
 
 
 def test_until_its_patience_ends_a_search_goes_as_one_without(synthetic: ModuleType, grid: Grid) -> None:

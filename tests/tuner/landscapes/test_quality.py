@@ -14,8 +14,8 @@ from latune.tuner.landscapes.score import Score, score
 
 FILES = sorted((Path(__file__).parents[2] / "data" / "landscapes").glob("*.jsonl.gz"))
 SEEDS = range(20)
-# Of streams plain TPE proposes again and again what the space forbids, which takes it seconds.
-FEW_SEEDS = range(2)
+# Plain TPE is slow, and of streams proposes again and again what the space forbids, which takes it seconds.
+SLOW_SEEDS, SLOWEST_SEEDS = range(5), range(2)
 SHARE = 0.15
 
 
@@ -37,5 +37,5 @@ def test_a_search_finds_the_best_of_what_was_recorded(recorded: Landscape) -> No
     assert max(ours.trials) <= SHARE * ours.configs
     assert ours.median >= 0.98 and ours.worst >= 0.95 and ours.tied >= 0.95, ours
     slow = KERNELS[recorded.kernel].space == "stream"
-    for other in (found(recorded, "tpe", FEW_SEEDS if slow else SEEDS), found(recorded, "random")):
+    for other in (found(recorded, "tpe", SLOWEST_SEEDS if slow else SLOW_SEEDS), found(recorded, "random")):
         assert statistics.mean(ours.shares) > statistics.mean(other.shares), other
