@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from latune.problem import Bucket, Problem, quarter_above, nearest_power_of_two, next_power_of_two
+from latune.problem import Bucket, Problem, nearest_power_of_two, next_power_of_two, quarter_above
 
 
 def problem(**changes: object) -> Problem:

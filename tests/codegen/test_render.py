@@ -33,8 +33,8 @@ WIDTHS = ((128, 128, 128, 128), (128, 128, 128, 32), (48, 80, 32, 128), (80, 48,
 # has_initial_state, needs_final_state, dtype; of dtypes only fp32 changes the structure, by its longer products.
 DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True, "fp32"))
 
-# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths. A factored decay has no
-# walks.
+# Variants (each of three algorithms by itself, kept and given, and one chained), layouts, loads, widths. A factored decay has
+# no walks.
 OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3
 OF_A_DECAY = 4 * 2 * 4 * (3 * (4 + 4) + 1) + OF_A_WALK
 # Without a state: forms, one of them also chained; loads, widths, when own rows are loaded. With a decay twice as many, by the
