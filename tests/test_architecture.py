@@ -147,6 +147,11 @@ def test_import_latune_and_the_dispatch_path_are_light() -> None:
     assert loaded_by(modules, HEAVY) == {module: [] for module in modules}
 
 
+def test_what_only_looks_at_caches_need_not_wait_for_pytorch() -> None:
+    modules = ["latune", *(module for module in package_sources() if _inside(module, "latune.cache"))]
+    assert loaded_by(modules, ("torch", "triton")) == {module: [] for module in modules}
+
+
 def test_the_loader_reports_what_is_loaded() -> None:
     assert loaded_by(["json", "colorsys"], ("colorsys", "optuna")) == {"json": [], "colorsys": ["colorsys"]}
 

@@ -63,6 +63,13 @@ def test_a_compiled_call_on_cpu_tensors_is_one_graph_too() -> None:
     torch.testing.assert_close(compiled(*given, SLOPES), latune.lightning_attn(*given, SLOPES))
 
 
+def test_so_is_one_that_looks_the_operator_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(latune), "lightning_attn", raising=False)
+    given = [torch.randn(1, 3, 70, 16) for _ in range(3)]
+    compiled = torch.compile(lambda *x: latune.lightning_attn(*x), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*given, SLOPES), attention.lightning_attn(*given, SLOPES))
+
+
 def test_a_compiled_call_takes_new_lengths() -> None:
     compiled = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
     for seqlen in (64, 65, 200):
