@@ -50,11 +50,12 @@ def _others(entry: Entry, opposite: Entry | None) -> dict[str, Plan]:
     plans = {f"alternate {number}": plan for number, plan in enumerate(entry.alternates, start=1)}
     if opposite is None:
         return plans
-    if entry.bucket.direction == "fwd":
-        handed = handing_over(entry.plan, opposite.plan, entry.problem)
-        return plans if handed is None else plans | {"with what its backward pass starts from": handed[0]}
-    handed = handing_over(opposite.plan, entry.plan, entry.problem)
-    return plans if handed is None else plans | {"from what its forward pass keeps": handed[1]}
+    is_forward = entry.bucket.direction == "fwd"
+    ahead, behind = (entry, opposite) if is_forward else (opposite, entry)
+    if handed := handing_over(ahead.plan, behind.plan, entry.problem):
+        what = "with what its backward pass starts from" if is_forward else "from what its forward pass keeps"
+        plans[what] = handed[0] if is_forward else handed[1]
+    return plans
 
 
 def _opposite(bucket: Bucket) -> Bucket:
