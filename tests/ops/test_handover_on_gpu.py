@@ -11,7 +11,7 @@ from passes import BEHIND, HANDED_OVER, HEADS, SEQLEN, WALK, D, E, backward_plan
 
 from latune.ops import attention, dispatch, memo, opaque, reference
 from latune.ops.replay import Replay
-from latune.plan import Plan, Step
+from latune.plan import Plan
 
 
 def gradients_agree(attend, turn: int, states: bool) -> None:
@@ -74,12 +74,16 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
-@pytest.mark.parametrize("dq", [step("dq", block_n=64), cooperative("dq")], ids=str)
+@pytest.mark.parametrize(
+    "behind",
+    [backward_plan(step("dq", block_n=64)), backward_plan(cooperative("dq")), WALK],
+    ids=["split", "cooperative", "walk"],
+)
 @pytest.mark.parametrize("ahead", ["cooperative", "balanced"])
-def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, dq: Step, states: bool) -> None:
+def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, behind: Plan, states: bool) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("kernels with warps of their own are for compute capability 9.0")
-    serve_on_gpu(Plan((cooperative("o", ahead),)), backward_plan(dq))
+    serve_on_gpu(Plan((cooperative("o", ahead),)), behind)
     for turn in range(4):
         gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
