@@ -47,13 +47,12 @@ FAULTS = {
 }
 """By name: what comes after the right answer, and the outcome."""
 
-# Right whenever it is asked, and never at work again: what is timed are calls of inputs that it has seen before.
+# Right whenever it is asked, and at work once for each shape: what is timed are more sets of the same numbers.
 _SKIPPING = _KERNELS.replace(
     "    (o,) = _forward(q, k, v, slopes, scale)\n",
-    "    key = (q.data_ptr(), q.shape, scale)\n"
-    "    if key not in _answers:\n"
-    "        _answers[key] = _forward(q, k, v, slopes, scale)[0]\n"
-    "    o = _answers[key]\n",
+    "    if q.shape not in _answers:\n"
+    "        _answers[q.shape] = _forward(q, k, v, slopes, scale)[0]\n"
+    "    o = _answers[q.shape]\n",
 )
 
 SKIPS = "skips work"
