@@ -16,6 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.compiler.errors import CompilationError
 from triton.experimental.gluon._runtime import GluonASTSource
+from triton.runtime import driver
 from triton.runtime.errors import PTXASError
 
 from latune.codegen.launches import Launch, record_launches
@@ -75,12 +76,13 @@ class Build:
         return f"needs {self.shared_bytes} bytes of shared memory a block, {gpu.title} has {gpu.shared_per_block_bytes}"
 
 
-def build(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = ()) -> Build:
+def build(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = (), launchers: bool = False) -> Build:
     """Compiles every kernel of ``plan`` for ``gpu``.
 
     Args:
         also: of other shapes, at which the plan's module will be launched, too: what these compile otherwise is then in
             Triton's cache.
+        launchers: what launches the kernels is then there, too; needs a GPU in the machine.
 
     Raises:
         BuildError: the compiler refuses a kernel; the message is the compiler's own last line.
@@ -88,10 +90,11 @@ def build(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = (
     """
     module = load(render(problem, plan))
     launches = record_launches(module, problem)
-    built = Build(kernels=tuple(_build_kernel(launch, gpu) for launch in launches))
-    for launch in _compiled_otherwise(launches, (other for shape in also for other in record_launches(module, shape))):
-        compile_launch(launch, gpu)
-    return built
+    others = _compiled_otherwise(launches, (other for shape in also for other in record_launches(module, shape)))
+    compiled = [compile_launch(launch, gpu) for launch in (*launches, *others)]
+    for kernel in compiled if launchers else ():
+        _make_launcher(kernel)
+    return Build(kernels=tuple(map(_kernel_build, launches, compiled)))
 
 
 def _compiled_otherwise(launches: Sequence[Launch], others: Iterator[Launch]) -> Iterator[Launch]:
@@ -104,8 +107,19 @@ def _compiled_otherwise(launches: Sequence[Launch], others: Iterator[Launch]) ->
             yield launch
 
 
-def _build_kernel(launch: Launch, gpu: Gpu) -> KernelBuild:
-    compiled = compile_launch(launch, gpu)
+def _make_launcher(kernel: CompiledKernel) -> None:
+    """What Triton launches the kernel by: Triton 3.6 has a C compiler make it, in half a second for each signature.
+
+    Raises:
+        BuildError: there is no C compiler that could.
+    """
+    try:
+        driver.active.launcher_cls(kernel.src, kernel.metadata)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"no launcher for {kernel.name}: {_reason(error)}") from error
+
+
+def _kernel_build(launch: Launch, compiled: CompiledKernel) -> KernelBuild:
     binary = compiled.asm["cubin"]
     registers, spill_bytes = _resources(binary)
     return KernelBuild(

@@ -57,8 +57,8 @@ def start(_: int) -> Callable[[Compile], Build]:
 
 
 def start_verified(_: int) -> Callable[[Compile], Build]:
-    """As ``start``, where what is built will be verified: some of its shapes compile otherwise than a problem's own."""
-    return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem))
+    """As ``start``, where what is built will be launched, and verified: some shapes compile otherwise than a problem's own."""
+    return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem), launchers=True)
 
 
 class ParallelBuilder:

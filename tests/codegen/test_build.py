@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 import pytest
 from triton.compiler import CompiledKernel
+from triton.runtime import driver
 
 from latune.codegen.build import Build, KernelBuild, build, compile_launch
 from latune.codegen.checkpoints import given_checkpoints, keeping_checkpoints, keeping_own_checkpoints
@@ -238,6 +241,29 @@ def test_what_other_shapes_compile_otherwise_is_compiled_too(
     assert build(problem, plan, H200, also=[replace(problem, seqlen=8192), *short]) == own
     assert alone == [("o_states_kernel", None), ("o_kernel", True)]
     assert compiled == [*alone, ("o_kernel", False)]
+
+
+@pytest.mark.parametrize("launchers", [False, True])
+def test_what_launches_a_kernel_is_made_where_it_is_asked_for(
+    problem_of: ProblemOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch, launchers: bool
+) -> None:
+    made: list[str] = []
+    present = SimpleNamespace(launcher_cls=lambda source, metadata: made.append(source.fn.__name__ + metadata.name))
+    monkeypatch.setattr(driver, "_active", present)
+    build(problem_of(), plan_of("o"), H200, launchers=launchers)
+    assert made == ["o_kernelo_kernel"] * launchers
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler."), CalledProcessError(1, ["gcc"])])
+def test_without_a_c_compiler_the_error_says_so(
+    problem_of: ProblemOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def launcher(source: object, metadata: object) -> None:
+        raise error
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(launcher_cls=launcher))
+    with pytest.raises(BuildError, match=r"no launcher for o_kernel: (Failed to find C compiler|Command .*gcc)"):
+        build(problem_of(), plan_of("o"), H200, launchers=True)
 
 
 def test_what_does_not_compile_is_a_build_error(problem_of: ProblemOf, plan_of: PlanOf) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -102,22 +102,24 @@ def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: Modul
         assert all(made_by(builder(PROBLEM, plan_, GPU)).isdigit() for plan_ in good)
 
 
-@pytest.mark.parametrize(("begin", "also"), [(start, ()), (start_verified, small_problems(PROBLEM))])
+@pytest.mark.parametrize(
+    ("begin", "wanted"), [(start, {}), (start_verified, {"also": small_problems(PROBLEM), "launchers": True})]
+)
 def test_what_will_be_verified_is_compiled_for_that_too(
     fake_builds: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     begin: Callable[[int], Callable[[Compile], Build]],
-    also: Sequence[Problem],
+    wanted: dict[str, object],
 ) -> None:
-    shapes: list[Sequence[Problem]] = []
+    asked: list[dict[str, object]] = []
 
-    def build_(problem: Problem, plan: Plan, gpu: Gpu, *, also: Sequence[Problem] = ()) -> Build:
-        shapes.append(also)
+    def build_(problem: Problem, plan: Plan, gpu: Gpu, **options: object) -> Build:
+        asked.append(options)
         return fake_builds.build(problem, plan, gpu)
 
     monkeypatch.setattr("latune.tuner.builders.build", build_)
     begin(0)(Compile(problem=PROBLEM, plan=plan(fake_builds), gpu=GPU))
-    assert shapes == [also]
+    assert asked == [wanted]
 
 
 def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:
