@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -39,6 +40,8 @@ INTERRUPTED = 130
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
+# Problems whose plans are compiled ahead of their race: all together take a GPU as long as one may take its compilers.
+_FORESEEN = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class Session:
         """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
         progress = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
-        with progress, ThreadPoolExecutor(1) as aside:
+        with progress, _aside() as aside:
             left = list(problems)
             for _, share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)
@@ -142,13 +145,14 @@ class Session:
     def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone."""
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
-        with ThreadPoolExecutor(1) as aside:
+        with _aside() as aside:
+            unforeseen = iter(problems[1:])
             for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
                 if share_s == 0:
                     say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
                     return
-                if number < len(problems):
-                    aside.submit(self._foresee, foresee_transfer, problems[number], spaces)
+                for later in islice(unforeseen, _FORESEEN if number == 1 else 1):
+                    aside.submit(self._foresee, foresee_transfer, later, spaces)
                 self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
                 if problem in self.tuned:
                     entry = self.tuned[problem].entry
@@ -258,6 +262,16 @@ class Session:
             raise LatuneError(
                 f"{len(self.failed)} of {len(self.failed) + len(self.tuned)} problems not tuned; {problem}: {why}"
             )
+
+
+@contextmanager
+def _aside() -> Iterator[ThreadPoolExecutor]:
+    """A thread beside this one; what it has not begun when the block ends is left."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _and_once(on_trial: OnTrial, foresee: Callable[[Problem], object], problems: Sequence[Problem]) -> OnTrial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -42,6 +43,35 @@ def test_a_transfer_compiles_for_the_next_one_meanwhile(tmp_path, monkeypatch):
     assert foreseen == transferred[1:] and [problem for problem, *_ in transferred] == PROBLEMS
 
 
+def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
+    foreseen, begun, ending = [], threading.Event(), threading.Event()
+
+    class Executor(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            ending.set()
+            super().shutdown(wait=wait)
+
+    def foresee(problem, *_):
+        foreseen.append(problem)
+        begun.set()
+        assert ending.wait(60)
+
+    def transfer(problem, spaces, evaluate, starts, *, seed):
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "ThreadPoolExecutor", Executor)
+    monkeypatch.setattr(session, "foresee_transfer", foresee)
+    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "starts_of", lambda *_: [])
+    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *_: None)
+    run = session.Session(target=target, output=tmp_path)
+    problems = problems_of([parse_shape("1,2,256,64"), parse_shape("1,2,512,64")], direction="both", dtype="bf16", decay="none")
+    run.race(problems, {}, Settings())
+    assert foreseen == [problems[1]] and run.interrupted
+
+
 @pytest.mark.parametrize(
     ("evidence", "fresh", "which"),
     [
@@ -59,16 +89,18 @@ def test_what_a_transfer_passes_over_is_said_with_the_reason(tmp_path, monkeypat
 
 def test_a_search_compiles_for_the_next_one_once_it_evaluates_something(tmp_path, monkeypatch):
     """The pass backward of the same shape is next; where an earlier run has made the search, there is nothing to wait for."""
-    foreseen, searched = queue.SimpleQueue(), []
+    foreseen, searched, begun = queue.SimpleQueue(), [], threading.Semaphore(0)
 
     def foresee(problem, spaces, evaluate, starts, *, settings):
         foreseen.put((problem, evaluate, starts, settings.trials))
+        begun.release()
 
     def search(problem, spaces, *, evaluate, starts, settings, on_trial):
         searched.append((problem, evaluate, starts, settings.trials))
         if problem.seqlen == 256:
             on_trial("event")
             on_trial("event")
+            assert begun.acquire(timeout=60)
         raise LatuneError("not this one")
 
     class Silent(session.TuningProgress):
