@@ -32,7 +32,7 @@ def main(text: str, output: Path, folders: list[Path]) -> None:
             evaluate = target.evaluator(problem)
             races = [evaluate.race_arms(plans, fresh=True) for _ in range(PROCESSES)]
             raced = {plan: [arm.measurement.median_ms for arm in arms] for plan, *arms in zip(plans, *races, strict=True)}
-            medians = {str(folder): statistics.median(raced[plan]) for folder, plan in chosen.items()}
+            medians = {folder.name: statistics.median(raced[plan]) for folder, plan in chosen.items()}
             spread = max(medians.values()) / min(medians.values()) - 1
             found.append(
                 {

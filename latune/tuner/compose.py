@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 Spaces = Mapping[str, Space]
 
-CONFIGS_OF_A_KERNEL = 3
-"""Of a search's fastest, those of which plans are made."""
+CONFIGS_OF_A_KERNEL = 6
+"""Of a search's fastest, those of which plans are made: that many were within 1.5% of the best, measured alone."""
 
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}
 # The same two streams in two launches, and side by side in one.
 _APART, _BESIDE = ("dk", "dv"), ("dk_dv",)
-_PLANS_OF_A_FORM = 5
+_PLANS_OF_A_FORM = 6
 _STARTS_OF_A_FORM = 2
 # Between values of PROGRAMS that search spaces know.
 _PROGRAMS_STEP = 32
@@ -99,12 +99,8 @@ class Composer:
         Args:
             ranked: configs of the searched kernels, best first; a form that lacks one of them is left out.
         """
-        by_form = [list(islice(self._plans(form, ranked), _PLANS_OF_A_FORM)) for form in self.forms]
-        best = [plan for plans in by_form for plan in plans[:1]]
-        behind = [other for plan in best for other in self._behind(plan)]
-        others = [*behind, *(other for plan in best for other in self._with_dk_and_dv_otherwise(plan))]
-        plans = [*chain.from_iterable(by_form), *filter(None, map(self._chained, [*best, *others])), *others, *self._defaults]
-        return list(dict.fromkeys([*plans, *filter(self._allows, pinned)]))
+        by_form = chain.from_iterable(islice(self._plans(form, ranked), _PLANS_OF_A_FORM) for form in self.forms)
+        return list(dict.fromkeys([*by_form, *self._defaults, *filter(self._allows, pinned)]))
 
     def fit(self, plans: Sequence[Plan]) -> list[Plan]:
         """Plans of other problems made feasible for this one, each config moved as little as that takes; then the default.
@@ -116,10 +112,17 @@ class Composer:
         fitted = [_mapped(plan, self._fitted) for plan in both]
         return list(dict.fromkeys([*fitted, *self._defaults]))
 
+    def rearranged(self, plan: Plan) -> list[Plan]:
+        """The plan with its launches chained, or not; with dk and dv apart, or side by side, by a start of their own too; and
+        with dq as the forward plan ahead is, or cut like it.
+        """
+        chained = [self._chained(plan) or plan, plan.unchained()]
+        others = dict.fromkeys([*chained, *self._with_dk_and_dv_otherwise(plan), *self._behind(plan)])
+        return [other for other in others if other != plan and self._allows(other)]
+
     def variants(self, plan: Plan) -> list[Plan]:
         """The plan with one of its kernels changed: cut otherwise, to a start of its space as it is or cut, or to a deeper
-        pipeline; the plan with its launches chained, or not; with dk and dv apart, or side by side, by a start of their own
-        too; with dq as the forward plan ahead is, or cut like it; and the first starts of the other forms.
+        pipeline; the plan ``rearranged``; and the first starts of the other forms.
 
         Siblings change together. For plans of neighbours, which are much alike: with other heads another kind may win. Plans
         that differ in depth alone often tie, until fewer heads leave each SM more to fetch.
@@ -131,10 +134,7 @@ class Composer:
                 configs = [cut for config in (own, *starts) for cut in self._cuts(name, config)]
                 configs.append(replace(own, num_stages=own.num_stages + 1))
                 changed += [self._changed(plan, name, config) for config in configs if self._feasible(name, config)]
-        behind = self._behind(plan)
-        chained = [self._chained(plan) or plan, plan.unchained()]
-        otherwise = self._with_dk_and_dv_otherwise(plan)
-        others = dict.fromkeys([*changed, *chained, *otherwise, *behind, *self._of_other_forms(plan)])
+        others = dict.fromkeys([*changed, *self.rearranged(plan), *self._of_other_forms(plan)])
         return [other for other in others if other != plan and self._allows(other)]
 
     def _ranked_as(self, name: str) -> str:

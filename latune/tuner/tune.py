@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from latune.cache.entry import Entry
 from latune.config import Config
@@ -20,6 +19,7 @@ from latune.problem import Problem
 from latune.tuner.compose import Composer, Spaces
 from latune.tuner.effort import DEFAULT
 from latune.tuner.evaluators import Evaluator
+from latune.tuner.finalists import finalists
 from latune.tuner.finals import Finals, Result
 from latune.tuner.podium import entry_of, podium, standing, study_name
 from latune.tuner.route import Route
@@ -128,9 +128,14 @@ def tune_problem(
     starts = finals.starts(starts)
     fitted = tuple(composer.fit(starts))
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
-    race = partial(_race, composer, evaluate, settings.seed, searches, starts)
-    # After Ctrl-C nobody is waited for.
+    found = {name: _configs(result) for name, result in searches.items()}
+    # After Ctrl-C nothing new is tried, and nobody is waited for.
     interrupted = any(result.stopped == "interrupted" for result in searches.values())
+
+    def race() -> Result:
+        plans = composer.compose(found, starts) if interrupted else finalists(composer, evaluate, found, starts)
+        return _race(problem, plans, evaluate, searches, seed=settings.seed)
+
     result = race() if interrupted else finals.result({name: len(found.trials) for name, found in searches.items()}, race)
     return Tuned(entry=result.entry, searches=searches, finalists=result.finalists)
 
@@ -151,20 +156,19 @@ def finals_of(problem: Problem, evaluate: Evaluator, settings: Settings) -> Fina
 
 
 def _race(
-    composer: Composer, evaluate: Evaluator, seed: int, searches: Mapping[str, SearchResult], pinned: Sequence[Plan]
+    problem: Problem, plans: Sequence[Plan], evaluate: Evaluator, searches: Mapping[str, SearchResult], *, seed: int
 ) -> Result:
-    """The final race, of what the searches have found and of ``pinned``.
+    """The final race.
 
     Raises:
         LatuneError: no plan passed.
     """
-    plans = composer.compose({name: _configs(result) for name, result in searches.items()}, pinned=pinned)
     raced = tuple(zip(plans, evaluate.race(plans), strict=True))
-    placed = podium(composer.problem, raced, evaluate)
+    placed = podium(problem, raced, evaluate)
     if not placed:
         raise LatuneError(_nothing_passed(raced, searches))
     alternates = max(standing(placed).ties, _ALTERNATES)
-    entry = entry_of(composer.problem, placed, evaluate, alternates=alternates, seed=seed)
+    entry = entry_of(problem, placed, evaluate, alternates=alternates, seed=seed)
     return Result(entry=entry, finalists=raced)
 
 

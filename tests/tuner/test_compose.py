@@ -22,7 +22,9 @@ NEVER = Constraint(require=Expression.parse("gpu.sms < 1", origin="here", parame
 
 @pytest.fixture
 def streams(fake_builds: ModuleType) -> list[Config]:
-    return [fake_builds.config(block_e=64, num_warps=4, num_stages=stages) for stages in (2, 3, 1, 4)]
+    """One more than plans are made of."""
+    deep = [fake_builds.config(block_e=64, num_warps=4, num_stages=stages) for stages in (2, 3, 1, 4)]
+    return [*deep, *(fake_builds.config(block_e=128, num_warps=8, num_stages=stages) for stages in (2, 3, 1))]
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def fused(fake_builds: ModuleType) -> list[Config]:
 def test_forward_plans_are_the_ranking_then_the_default(streams: list[Config]) -> None:
     forward = composer("fwd")
     plans = forward.compose({"o": streams})
-    assert [plan.steps[0].config for plan in plans] == [*streams[:3], default(forward, "o")]
+    assert [plan.steps[0].config for plan in plans] == [*streams[:-1], default(forward, "o")]
     assert forward.searched == ["o"]
 
 
@@ -57,15 +59,21 @@ def test_the_fused_form_is_left_out_where_no_config_serves_it(streams: list[Conf
 
 
 def test_a_form_without_a_ranking_gives_way_to_the_default(streams: list[Config]) -> None:
-    plans = composer("bwd").compose({"dq": streams[:1]})
-    of_streams = [("dq", "dk", "dv"), ("dq", "dk_dv")]
-    ranked, regrouped, default_form = plans[:4], plans[4:-1], plans[-1]
-    assert [kernels(plan) for plan in ranked] == [*of_streams, *of_streams] and kernels(default_form) == ("dq", "dkdv")
-    assert ranked[2:] == [plan.chained() for plan in ranked[:2]]
-    assert {kernels(plan) for plan in regrouped} == set(of_streams)
-    assert {plan.steps[0].config for plan in regrouped} == {streams[0]}
-    assert {plan.chained() for plan in regrouped} < set(regrouped)
+    *ranked, default_form = composer("bwd").compose({"dq": streams[:1]})
+    assert [kernels(plan) for plan in ranked] == [("dq", "dk", "dv"), ("dq", "dk_dv")] and kernels(default_form) == (
+        "dq",
+        "dkdv",
+    )
     assert len(composer("bwd").compose({})) == 1
+
+
+def test_a_plan_is_rearranged_without_another_config_for_dq(streams: list[Config]) -> None:
+    backward = composer("bwd")
+    for plan in backward.compose({"dq": streams[:1]})[:-1]:
+        rearranged = backward.rearranged(plan)
+        assert plan not in rearranged and plan.chained() in rearranged and plan in backward.rearranged(plan.chained())
+        assert {kernels(other) for other in rearranged} == {("dq", "dk", "dv"), ("dq", "dk_dv")}
+        assert {other.steps[0].config for other in rearranged} == {streams[0]}
 
 
 def test_a_sibling_of_other_widths_has_a_ranking_of_its_own(fake_builds: ModuleType) -> None:

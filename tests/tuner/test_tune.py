@@ -149,19 +149,18 @@ def test_alternates_are_the_next_best_finalists(settings: Settings) -> None:
     result = tuned(FORWARD, Landscape(), settings)
     times = {plan: measurement.median_ms for plan, measurement in result.finalists}
     ordered = [times[plan] for plan in (result.entry.plan, *result.entry.alternates)]
-    assert len(ordered) == 4
-    assert ordered == sorted(times.values())[:4]
+    assert len(ordered) >= 4 and len(ordered) >= list(times.values()).count(ordered[0]), "no fewer than all that tie"
+    assert ordered == sorted(times.values())[: len(ordered)]
 
 
 def test_backward_is_one_complete_plan_of_three_searches(settings: Settings) -> None:
     evaluate = Landscape()
     result = tuned(BACKWARD, evaluate, settings)
     assert list(result.searches) == ["dq", "dkdv", "dqdkdv"]
-    assert len(evaluate.evaluated) == 3 * TRIALS
+    assert [len(found.trials) for found in result.searches.values()] == [TRIALS] * 3
     assert {plan.outputs for plan in evaluate.evaluated} == {("dq",), ("dk", "dv"), ("dq", "dk", "dv")}
-    assert {tuple(step.kernel for step in plan.steps) for plan in evaluate.raced} == set(FORMS["bwd"]) - {("dq", "dk_dv")}, (
-        "heads of 64"
-    )
+    complete = {tuple(step.kernel for step in plan.steps) for plan in evaluate.evaluated} & set(FORMS["bwd"])
+    assert complete == set(FORMS["bwd"]) - {("dq", "dk_dv")}, "heads of 64"
     assert tuple(step.kernel for step in result.entry.plan.steps) == ("dqdkdv",), "each kernel costs the same here"
 
 
@@ -176,9 +175,9 @@ def test_a_tie_goes_to_less_shared_memory_then_fewer_stages(settings: Settings) 
 
 def test_runs_agree_and_the_second_evaluates_nothing(settings: Settings) -> None:
     first, again = Landscape(), Landscape()
-    entry = tuned(FORWARD, first, settings).entry
-    assert tuned(FORWARD, again, settings).entry.plan == entry.plan
-    assert (len(first.evaluated), len(again.evaluated)) == (TRIALS, 0)
+    result = tuned(FORWARD, first, settings)
+    assert tuned(FORWARD, again, settings).entry.plan == result.entry.plan
+    assert (len(result.searches["o"].trials), len(again.evaluated)) == (TRIALS, 0)
 
 
 def test_other_problems_seeds_and_toolchains_have_other_studies() -> None:
@@ -212,9 +211,10 @@ def test_finalists_and_transfers_are_also_cut_as_the_forward_plan_ahead(settings
     config = fake_builds.config("plain", algorithm="split", block_e=32, programs=64, loads="pointer", num_stages=2)
     evaluate = Landscape(ahead=fake_builds.one("o", config))
     by_forward = Step(kernel="dq", config=config)
-    raced = tuned(problem, evaluate, settings).finalists
-    assert any(by_forward in plan.steps for plan, _ in raced)
-    transferred = transfer_problem(problem, None, evaluate, [plan for plan, _ in raced if by_forward not in plan.steps])
+    winner = tuned(problem, evaluate, settings).entry.plan
+    assert any(by_forward in plan.steps and len(plan.steps) > 1 for plan in evaluate.evaluated)
+    assert by_forward not in winner.steps, "segments are dear here"
+    transferred = transfer_problem(problem, None, evaluate, [winner])
     assert any(by_forward in plan.steps for plan, _ in transferred.finalists)
 
 
@@ -252,12 +252,14 @@ def test_ctrl_c_ends_all_searches_and_keeps_the_best(settings: Settings) -> None
     assert not tuned(BACKWARD, Landscape(), settings).interrupted
 
 
-def test_without_time_the_default_is_the_answer(settings: Settings) -> None:
+def test_without_time_the_answer_comes_of_the_default(settings: Settings) -> None:
     evaluate = Landscape()
     hurried = Settings(trials=TRIALS, time_budget_s=0.0, storage=settings.storage)
     result = tuned(BACKWARD, evaluate, hurried)
-    assert evaluate.evaluated == []
-    assert [plan for plan, _ in result.finalists] == [result.entry.plan]
+    assert not any(found.trials for found in result.searches.values())
+    default = evaluate.evaluated[0]
+    assert default in evaluate.raced and len(default.steps) == 2
+    assert {plan.steps[0] for plan in evaluate.raced} == {default.steps[0]}
 
 
 def test_progress_names_kernel_and_incumbent(settings: Settings) -> None:
