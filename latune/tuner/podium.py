@@ -16,7 +16,10 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.ties import Raced, certainty, median_ms, within_a_tie
-from latune.tuner.timing import roof_ms
+from latune.tuner.timing import TIE, roof_ms
+
+# Whoever wins by its name alone must not lose a tie's worth to a race's noise.
+_CLOSE = 1 + (TIE - 1) / 2
 
 
 def ranked(raced: Iterable[tuple[Plan, Measurement]]) -> list[tuple[Plan, Measurement]]:
@@ -28,7 +31,8 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
     """As ``ranked``, with the winner moved to the top: of the plans within a tie of the fastest, the one that serves best.
 
     A bucket's plan serves its smaller problems too, and where those leave SMs idle plans differ that tie on this one: they
-    are raced once more, on the bucket's smallest problem. Among those that tie there, too, the canonical one wins.
+    are raced once more, on the bucket's smallest problem. Among those that tie there, too, the canonical one of the fastest
+    wins.
     """
     order = ranked(raced)
     tied = within_a_tie(order)
@@ -37,7 +41,7 @@ def podium(problem: Problem, raced: Raced, evaluate: Evaluator) -> list[tuple[Pl
         again = evaluate.at(problem.bucket().smallest_problem()).race_here(plans)
         serving = {plan for plan, _ in within_a_tie(ranked(zip(plans, again, strict=True)))}
         tied = [pair for pair in tied if pair[0] in serving] or tied
-    winner = min(tied, key=lambda pair: _canonical(pair[0], evaluate), default=None)
+    winner = min(within_a_tie(tied, _CLOSE), key=lambda pair: _canonical(pair[0], evaluate), default=None)
     return [*([winner] if winner else []), *(pair for pair in order if pair is not winner)]
 
 

@@ -20,9 +20,9 @@ def median_ms(pair: tuple[Plan, Measurement]) -> float:
     return pair[1].median_ms
 
 
-def within_a_tie(ranked: Raced) -> list[tuple[Plan, Measurement]]:
+def within_a_tie(ranked: Raced, tie: float = TIE) -> list[tuple[Plan, Measurement]]:
     """The plans that tie with the first, the fastest of all."""
-    return [pair for pair in ranked if median_ms(pair) <= TIE * median_ms(ranked[0])]
+    return [pair for pair in ranked if median_ms(pair) <= tie * median_ms(ranked[0])]
 
 
 def certainty(winner: Measurement, rivals: Sequence[Measurement]) -> float:

@@ -71,6 +71,12 @@ def test_what_ties_there_too_goes_by_shared_memory(plans: list[Plan]) -> None:
     assert placed(plans, Elsewhere(ms={plans[0]: 0.5, plans[1]: 0.504}))[0] == plans[1]
 
 
+def test_shared_memory_decides_only_among_the_closest(plans: list[Plan]) -> None:
+    both = Elsewhere(ms={plans[0]: 0.5, plans[1]: 0.5})
+    assert placed(plans, both, [1.0, 1.006, 1.02])[0] == plans[0]
+    assert placed(plans, both, [1.006, 1.0, 1.02])[0] == plans[1]
+
+
 def test_where_none_runs_there_shared_memory_decides(plans: list[Plan]) -> None:
     assert placed(plans, Elsewhere())[0] == plans[1]
 
