@@ -241,11 +241,13 @@ class MeasuredEvaluator(_Built):
             timeout_s: as in ``Worker.race_arms``.
         """
         self.prepare(plans)
+        if fresh:
+            self._worker.restart()
+        # While the compilers work.
+        self._worker.prepare(self.problem, self.ahead)
         built = {plan: self.build(plan) for plan in plans}
         arms = {plan: Arm(measurement=build) for plan, build in built.items() if isinstance(build, Measurement)}
         candidates = [(plan, render(self.problem, plan)) for plan in plans if plan not in arms]
-        if fresh:
-            self._worker.restart()
         raced = self._worker.race_arms(self.problem, candidates, ahead=self.ahead, rounds=_RACE_ROUNDS, timeout_s=timeout_s)
         arms.update(zip((plan for plan, _ in candidates), raced, strict=True))
         return [arms[plan] for plan in plans]

@@ -74,6 +74,16 @@ class Worker:
             self._report = cast(DeviceReport, answer)
         return self._report
 
+    def prepare(self, problem: Problem, ahead: Plan | None = None) -> None:
+        """Makes the problem's inputs and references, which ``evaluate`` and ``race`` would else begin with.
+
+        Raises:
+            WorkerError: the process cannot start, or the problem does not fit the device.
+        """
+        # A process that has died idle is replaced by the next job, which begins with this.
+        with self.load.working(), suppress(UntakenError):
+            self._prepare(problem, ahead)
+
     def evaluate(
         self,
         problem: Problem,

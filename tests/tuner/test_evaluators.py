@@ -58,6 +58,11 @@ class FakeWorker:
     race_fails: tuple[Plan, ...] = ()
     raced: list[Problem] = field(default_factory=list)
     ahead: list[Plan | None] = field(default_factory=list)
+    prepared: list[tuple[Problem, Plan | None, int]] = field(default_factory=list)
+    """With how many restarts had been before."""
+
+    def prepare(self, problem: Problem, ahead: Plan | None) -> None:
+        self.prepared.append((problem, ahead, self.restarts))
 
     def device(self) -> DeviceReport:
         versions = (("torch", "2"), ("triton", "3"), ("cuda", "13"), ("driver", "600"))
@@ -235,6 +240,18 @@ def test_the_rounds_of_a_race_are_kept_with_their_failures(builds: Builds, plans
     assert (worker.races, worker.restarts, worker.calls) == (2, 0, [])
     evaluate.race_arms(plans, fresh=True)
     assert (worker.races, worker.restarts) == (3, 1)
+    assert worker.prepared == [(PROBLEM, None, 0), (PROBLEM, None, 1)]
+
+
+def test_the_problem_is_prepared_while_the_plans_of_a_race_compile(builds: Builds, plans: list[Plan]) -> None:
+    compiling: list[int] = []
+
+    class Watching(FakeWorker):
+        def prepare(self, problem: Problem, ahead: Plan | None) -> None:
+            compiling.append(len(builds.prepared))
+
+    MeasuredEvaluator(PROBLEM, GPU, builds, Watching()).race_arms(plans)
+    assert compiling == [len(plans)]
 
 
 def test_evaluators_say_what_an_entry_needs(builds: Builds, plans: list[Plan]) -> None:

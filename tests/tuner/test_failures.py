@@ -56,6 +56,8 @@ class Worker:
         self.asked.append(plan)
         return self.fate
 
+    def prepare(self, problem: Problem, ahead: Plan | None) -> None: ...
+
     def race_arms(self, problem: Problem, candidates: Sequence[tuple[Plan, Source]], **_: object) -> list[Arm]:
         self.asked += [plan for plan, _ in candidates]
         return [Arm(measurement=self.fate)] * len(candidates)

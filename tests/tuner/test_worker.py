@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_process_persists_and_prepares_a_problem_once(worker: Worker) -> None:
     assert served_by(first) == served_by(second) != os.getpid()
     assert first.detail == second.detail
     assert first.detail.endswith(f"prepared {PROBLEM}")
+
+
+def test_a_problem_can_be_prepared_ahead_of_its_first_job(worker: Worker) -> None:
+    worker.prepare(PROBLEM)
+    assert worker.load.busy_s > 0
+    assert evaluate(worker, "fine").detail.endswith(f"prepared {PROBLEM}")
+
+
+def test_what_is_prepared_in_a_process_that_died_idle_is_prepared_by_the_next_job(worker: Worker) -> None:
+    first = served_by(evaluate(worker, "fine"))
+    os.kill(first, signal.SIGKILL)
+    assert worker._process is not None
+    worker._process.popen.wait()
+    worker.prepare(replace(PROBLEM, seqlen=2 * PROBLEM.seqlen))
+    again = evaluate(worker, "fine")
+    assert served_by(again) != first and again.detail.endswith(f"prepared {PROBLEM}")
 
 
 def test_it_knows_how_busy_it_has_been(worker: Worker) -> None:
