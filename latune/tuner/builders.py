@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from queue import Empty, PriorityQueue, SimpleQueue
 from typing import Protocol, cast
 
-from latune.codegen.build import Build, build
+from latune.codegen.build import Build, build, hash_triton
 from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu
 from latune.plan import Plan
@@ -53,11 +53,13 @@ class Builder(Protocol):
 
 def start(_: int) -> Callable[[Compile], Build]:
     """What a compiler process runs."""
+    hash_triton()
     return lambda job: build(job.problem, job.plan, job.gpu)
 
 
 def start_verified(_: int) -> Callable[[Compile], Build]:
     """As ``start``, where what is built will be launched, and verified: some shapes compile otherwise than a problem's own."""
+    hash_triton()
     return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem), launchers=True)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
+from latune.codegen.build import hash_triton
 from latune.measurement import Measurement
 from latune.plan import FORMS, Plan
 from latune.problem import Problem
@@ -31,6 +32,8 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def start(device_index: int) -> Callable[[Job], object]:
     """Takes the device and returns what answers jobs on it."""
+    # While the process comes up, beside the one that it will follow: else in its first job.
+    hash_triton()
     torch.cuda.set_device(device_index)
     return GpuRunner(device=torch.device("cuda", device_index))
 

@@ -117,9 +117,13 @@ def test_what_will_be_verified_is_compiled_for_that_too(
         asked.append(options)
         return fake_builds.build(problem, plan, gpu)
 
+    hashed: list[bool] = []
     monkeypatch.setattr("latune.tuner.builders.build", build_)
-    begin(0)(Compile(problem=PROBLEM, plan=plan(fake_builds), gpu=GPU))
-    assert asked == [wanted]
+    monkeypatch.setattr("latune.tuner.builders.hash_triton", lambda: hashed.append(True))
+    compiler = begin(0)
+    assert hashed == [True], "before there is anything to compile"
+    compiler(Compile(problem=PROBLEM, plan=plan(fake_builds), gpu=GPU))
+    assert asked == [wanted] and hashed == [True]
 
 
 def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:
