@@ -51,8 +51,7 @@ def check_default(problem: Problem, gpu: Gpu, kernel: str) -> KernelBuild:
 
 
 @pytest.mark.parametrize("name", TUNED_FOR)
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("kernel", ["o", "dk"])
+@pytest.mark.parametrize(("kernel", "dtype"), [("o", "fp32"), ("dk", "bf16")])
 def test_the_stream_default_compiles_into_little_shared_memory(
     problem_of: ProblemOf, kernel: str, dtype: str, name: str
 ) -> None:
@@ -154,8 +153,7 @@ def test_a_forward_pass_that_keeps_its_states_is_the_same_code(problem_of: Probl
     assert binaries[0] == binaries[1]
 
 
-@pytest.mark.parametrize("loads", ["pointer", "tma"])
-@pytest.mark.parametrize("layout", ["plain", "transposed"])
+@pytest.mark.parametrize(("layout", "loads"), [("plain", "tma"), ("transposed", "pointer")])
 def test_checkpoints_compile_wherever_they_come_from(problem_of: ProblemOf, plan_of: PlanOf, layout: str, loads: str) -> None:
     """Beside states of the caller's, which are of another dtype."""
     widths = {"head_dim_k": 64, "head_dim_v": 48, "has_initial_state": True, "needs_final_state": True}
@@ -179,8 +177,8 @@ def test_the_default_of_one_walk_compiles(problem_of: ProblemOf) -> None:
 
 
 def test_chained_kernels_compile_to_as_much_as_others(problem_of: ProblemOf, plan_of: PlanOf) -> None:
-    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000)
-    plan = plan_of("dq", "dkdv", algorithm="split", BLOCK_N=64, PROGRAMS=32)
+    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000, head_dim_k=64, head_dim_v=64)
+    plan = plan_of("dq", "dkdv", algorithm="split", BLOCK_D=64, BLOCK_E=64, BLOCK_N=32, PROGRAMS=32)
     plain, chained = (build(problem, one, H200).kernels for one in (plan, plan.chained()))
     assert [kernel.name for kernel in chained] == [kernel.name for kernel in plain]
     for one, other in zip(plain, chained, strict=True):

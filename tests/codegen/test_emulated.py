@@ -40,8 +40,8 @@ forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
 algorithms_and_forms = pytest.mark.parametrize(
     ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized")]
 )
-# With the key side in one tile; and in three or four of them, as many as hold it.
-sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
+# With the key side in one tile; and in three of them, as many as hold it.
+sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 8), (200, 32)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
 decays = pytest.mark.parametrize("decay", ["constant", "none"])
 
@@ -220,7 +220,7 @@ def test_no_segment_is_without_rows(problem_of: ProblemOf, plan_of: PlanOf) -> N
     problem = problem_for(problem_of, "fwd", 8192, False, "constant")
     text = render(problem, plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=32)).text
     random = Random(0)
-    for _ in range(100):
+    for _ in range(40):
         heads, chunks = random.randint(1, 64), random.randint(6, 40)
         parts = min(132, heads * chunks // 3)
         if parts >= 2 * heads:

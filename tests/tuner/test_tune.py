@@ -29,7 +29,7 @@ FORWARD = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=3, num_heads=32, seqlen=2000, head_dim_k=64, head_dim_v=64
 )
 BACKWARD = replace(FORWARD, direction="bwd")
-TRIALS = 48
+TRIALS = 32
 
 
 @dataclass
