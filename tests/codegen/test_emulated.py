@@ -44,6 +44,7 @@ algorithms_and_forms = pytest.mark.parametrize(
 sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 8), (200, 32)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
 decays = pytest.mark.parametrize("decay", ["constant", "none"])
+states_or_decay = pytest.mark.parametrize(("with_states", "decay"), [(False, "constant"), (True, "none"), (True, "constant")])
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,7 @@ def plan_for(
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @algorithms_and_forms
 @sizes
-@states
-@decays
+@states_or_decay
 def test_results_are_those_of_the_reference(
     problem_of: ProblemOf,
     plan_of: PlanOf,
@@ -231,8 +231,7 @@ def test_no_segment_is_without_rows(problem_of: ProblemOf, plan_of: PlanOf) -> N
 @forms
 @algorithms
 @sizes
-@states
-@decays
+@states_or_decay
 def test_dk_and_dv_come_side_by_side(
     problem_of: ProblemOf,
     plan_of: PlanOf,

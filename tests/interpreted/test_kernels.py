@@ -270,6 +270,7 @@ PLAIN = Case(
     dtype="fp32",
 )
 
+LAYOUTS = ("plain", "transposed")
 CHANGES = (
     {},
     {"layout": "plain"},
@@ -281,9 +282,14 @@ CHANGES = (
 )
 
 
-@pytest.mark.parametrize("algorithms", [("split", "split"), ("scan", "split"), ("scan", "scan")], ids="-".join)
-@pytest.mark.parametrize("layout", ["plain", "transposed"])
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+def changed(*algorithms: tuple[str, str]) -> list[tuple[dict[str, object], tuple[str, str], str]]:
+    """Each change with each pair of an odd number of them, and a layout in turn, so that it meets every one of both."""
+    return [(*case, layout) for case, layout in zip(itertools.product(CHANGES, algorithms), itertools.cycle(LAYOUTS))]
+
+
+@pytest.mark.parametrize(
+    ("change", "algorithms", "layout"), changed(("split", "split"), ("scan", "split"), ("scan", "scan")), ids=str
+)
 def test_dq_starts_from_the_states_that_forward_kept(
     change: dict[str, object], layout: str, algorithms: tuple[str, str]
 ) -> None:
@@ -295,12 +301,12 @@ def test_dq_starts_from_the_states_that_forward_kept(
 
 
 @pytest.mark.parametrize(
-    "algorithms",
-    [("sequential", "sequential"), ("split", "sequential"), ("scan", "split"), ("remainder", "split"), ("split", "remainder")],
-    ids="-".join,
+    ("change", "algorithms", "layout"),
+    changed(
+        ("sequential", "sequential"), ("split", "sequential"), ("scan", "split"), ("remainder", "split"), ("split", "remainder")
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("layout", ["plain", "transposed"])
-@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_all_gradients_come_of_the_checkpoints_that_forward_kept(
     change: dict[str, object], layout: str, algorithms: tuple[str, str]
 ) -> None:
