@@ -40,7 +40,7 @@ INTERRUPTED = 130
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
-# Problems whose plans are compiled ahead of their race: all together take a GPU as long as one may take its compilers.
+# So many problems ahead of the one that is raced are compiled for: racing may take two seconds, compiling six.
 _FORESEEN = 4
 
 
