@@ -39,7 +39,7 @@ from latune.tuner.timing import roof_ms
 _STDOUT = Path("-")
 
 
-@click.command(short_help="latune, PyTorch and peers side by side.")
+@click.command()
 @click.option("--shape", "shapes", type=ShapeType(), multiple=True, help=f"Repeatable.  [default: {EXAMPLE}, without --preset]")
 @preset_option("Time a named set of shapes, as `latune tune` knows them.")
 @dtype_option

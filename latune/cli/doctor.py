@@ -36,7 +36,7 @@ from latune.tuner.target import Target, open_target
 _AHEAD = 16
 
 
-@click.command(short_help="Are the entries still right and fastest here?")
+@click.command()
 @shapes_option("Check the entries of this shape's buckets.")
 @preset_option(f"Check those of a named set of shapes.  [default: your own and those of {DEFAULT_PRESET}, without --shape]")
 @click.option(

@@ -21,7 +21,7 @@ from latune.cli.output import print_json
 from latune.cli.shapes import Shape, problems_of
 
 
-@click.command(short_help="What serves a shape, what was close, and why.")
+@click.command()
 @click.argument("shape", metavar="SHAPE", type=ShapeType())
 @gpu_option
 @dtype_option

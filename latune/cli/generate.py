@@ -15,7 +15,7 @@ from latune.ops.dispatch import resolve
 from latune.problem import DIRECTIONS
 
 
-@click.command(short_help="The module for a shape, as a standalone file.")
+@click.command()
 @gpu_option
 @click.option("--shape", type=ShapeType(), required=True, help=f"The shape it serves; such as {EXAMPLE}.")
 @click.option("--direction", type=click.Choice(DIRECTIONS), default="fwd", show_default=True, help="The pass it computes.")

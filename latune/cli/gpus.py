@@ -11,7 +11,7 @@ from latune.gpu import CATALOGUE, Gpu
 _COLUMNS = ("name", "title", "arch", "SMs", "memory GiB", "L2 MiB", "GB/s", "TFLOP/s", "local")
 
 
-@click.command(short_help="The known GPUs.")
+@click.command()
 @json_option
 def gpus(as_json: bool) -> None:
     """Lists the known GPUs and marks the one in this machine.

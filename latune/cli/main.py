@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
+from typing import cast
 
 import click
 
-from latune.cli.bench import bench
-from latune.cli.cache.group import cache
-from latune.cli.doctor import doctor
-from latune.cli.explain import explain
-from latune.cli.generate import generate
-from latune.cli.gpus import gpus
-from latune.cli.landscape.group import landscape
-from latune.cli.regret import regret
-from latune.cli.show import show
-from latune.cli.tune import tune
-from latune.cli.verify import verify
 from latune.errors import LatuneError
+
+# By name: the module that defines it, and what is said of it in a line.
+_COMMANDS = {
+    "bench": ("latune.cli.bench", "latune, PyTorch and peers side by side."),
+    "cache": ("latune.cli.cache.group", "Lists, merges, compares and checks cache files."),
+    "doctor": ("latune.cli.doctor", "Are the entries still right and fastest here?"),
+    "explain": ("latune.cli.explain", "What serves a shape, what was close, and why."),
+    "generate": ("latune.cli.generate", "The module for a shape, as a standalone file."),
+    "gpus": ("latune.cli.gpus", "The known GPUs."),
+    "landscape": ("latune.cli.landscape.group", "Records whole search spaces, and searches them again."),
+    "regret": ("latune.cli.regret", "What served shapes lose to tuned ones."),
+    "show": ("latune.cli.show", "The cache's entries, or what serves a shape."),
+    "tune": ("latune.cli.tune", "Tunes shapes for a GPU."),
+    "verify": ("latune.cli.verify", "Checks the cache's entries."),
+}
 
 
 class _Group(click.Group):
+    """Imports a command when it is asked for: most need torch, which takes seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        return cast(click.Command, getattr(import_module(module), cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -36,10 +57,6 @@ def cli() -> None:
     Results go to stdout, messages to stderr. Exit codes: 0 done; 1 an error, said in one line with its remedy; 2 usage;
     130 interrupted by Ctrl-C, with the best so far kept.
     """
-
-
-for command in (tune, show, explain, generate, verify, doctor, bench, regret, landscape, gpus, cache):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ _COLUMNS = ("problem", "step", "served ms", "tuned ms", "regret", "served by")
 _PRESET = "off-grid"
 
 
-@click.command(short_help="What served shapes lose to tuned ones.")
+@click.command()
 @gpu_option
 @shapes_option("A shape to serve and to tune.")
 @preset_option(f"A named set of them.  [default: {_PRESET}, without --shape]")

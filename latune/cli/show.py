@@ -30,7 +30,7 @@ from latune.problem import Problem
 _COLUMNS = ("bucket", "ms", "of roof", "evidence", "plan", "tuned at")
 
 
-@click.command(short_help="The cache's entries, or what serves a shape.")
+@click.command()
 @gpu_option
 @shapes_option("Show what would run for this shape, and why.")
 @dtype_option

@@ -41,7 +41,7 @@ from latune.tuner.tune import Settings
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(short_help="Tunes shapes for a GPU.")
+@click.command()
 @gpu_option
 @shapes_option("Tune this shape.")
 @preset_option("Tune a named set of shapes.  [default: default, without --shape]")

@@ -20,7 +20,7 @@ from latune.tuner.target import Target, open_target
 _COLUMNS = ("bucket", "evidence", "plan", "verdict", "detail")
 
 
-@click.command(short_help="Checks the cache's entries.")
+@click.command()
 @gpu_option
 @shapes_option("Check the entries of this shape's buckets only.")
 @jobs_option

@@ -124,7 +124,10 @@ DEFAULTS = {
 def _commands(group: click.Group = cli, prefix: str = "") -> dict[str, click.Command]:
     """By name, those of a group behind its own."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         inner = _commands(command, f"{prefix}{name} ") if isinstance(command, click.Group) else {f"{prefix}{name}": command}
         found |= inner
     return found
@@ -154,13 +157,22 @@ def test_defaults_are_frozen():
 def test_every_command_and_option_has_help(run, name):
     command = _commands()[name]
     shown = run(*name.split(), "--help")
-    assert shown.exit_code == 0 and command.help and command.short_help
+    assert shown.exit_code == 0 and command.help
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, option.name
             assert option.opts[-1] in shown.stdout
         else:
             assert f"{name} [OPTIONS] {SURFACE[name][0]}" in shown.stdout
+
+
+def test_the_commands_are_listed_without_importing_what_they_need():
+    script = "import sys; from latune.cli.main import cli; cli(['--help'], standalone_mode=False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed, _, modules = shown.rstrip().rpartition("\n")
+    names = {name.split()[0] for name in SURFACE}
+    assert {line.split()[0] for line in listed.partition("Commands:\n")[2].splitlines() if line.strip()} == names
+    assert not {"torch", "triton", "optuna", "jinja2"} & set(modules.split())
 
 
 def test_every_command_has_its_row_in_the_readme():

@@ -10,7 +10,7 @@ from latune.cli.cache.merge import merge_command
 from latune.cli.cache.verify import verify_command
 
 
-@click.group(short_help="Lists, merges, compares and checks cache files.")
+@click.group()
 def cache() -> None:
     """Lists, merges, compares and checks cache files, whichever GPUs they are of.
 

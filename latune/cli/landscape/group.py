@@ -8,7 +8,7 @@ from latune.cli.landscape.record import record
 from latune.cli.landscape.replay import replay
 
 
-@click.group(short_help="Records whole search spaces, and searches them again.")
+@click.group()
 def landscape() -> None:
     """A landscape is a search space measured config by config: by it a search can be judged without a GPU."""
 
