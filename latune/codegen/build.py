@@ -114,7 +114,7 @@ def _compiled_otherwise(launches: Sequence[Launch], others: Iterator[Launch]) ->
 
 
 def _make_launcher(kernel: CompiledKernel) -> None:
-    """What Triton launches the kernel by: Triton 3.6 has a C compiler make it, in half a second for each signature.
+    """What Triton launches the kernel by: Triton 3.6 has a C compiler make one for each signature, in 0.3 to 0.4 s.
 
     Raises:
         BuildError: there is no C compiler that could.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Spaces = Mapping[str, Space]
 
 CONFIGS_OF_A_KERNEL = 6
-"""Of a search's fastest, those of which plans are made: that many were within 1.5% of the best, measured alone."""
+"""Of a search's fastest, those of which plans are made: at 4,32,4096,128 five were within 1.2% of the best, measured alone."""
 
 # Whose ranking serves a kernel of the same widths, which then has no search of its own.
 _SIBLINGS = {"dk": "dq", "dv": "dq", "dk_dv": "dq"}

@@ -19,17 +19,17 @@ _RACED = 12
 
 
 def finalists(
-    composer: Composer, evaluate: Evaluator, found: Mapping[str, Sequence[Config]], pinned: Sequence[Plan] = ()
+    composer: Composer, evaluate: Evaluator, best: Mapping[str, Sequence[Config]], pinned: Sequence[Plan] = ()
 ) -> list[Plan]:
     """Of plans of the best kernels, and of what comes of rearranging the fastest until nothing is new, the fastest alone.
 
     The default and ``pinned`` are among them, however slow.
 
     Args:
-        found: configs of the searched kernels, best first.
+        best: configs of the searched kernels, best first.
         pinned: complete plans.
     """
-    alone = ranked(_judged(composer, evaluate, composer.compose(found, pinned)))
+    alone = ranked(_judged(composer, evaluate, composer.compose(best, pinned)))
     return list(dict.fromkeys([*(plan for plan, _ in alone[:_RACED]), *composer.compose({}, pinned)]))
 
 

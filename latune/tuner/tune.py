@@ -128,12 +128,12 @@ def tune_problem(
     starts = finals.starts(starts)
     fitted = tuple(composer.fit(starts))
     searches = _Searches(composer=composer, evaluate=evaluate, settings=settings, starts=fitted, on_trial=on_trial).run()
-    found = {name: _configs(result) for name, result in searches.items()}
+    ranked = {name: _configs(result) for name, result in searches.items()}
     # After Ctrl-C nothing new is tried, and nobody is waited for.
     interrupted = any(result.stopped == "interrupted" for result in searches.values())
 
     def race() -> Result:
-        plans = composer.compose(found, starts) if interrupted else finalists(composer, evaluate, found, starts)
+        plans = composer.compose(ranked, starts) if interrupted else finalists(composer, evaluate, ranked, starts)
         return _race(problem, plans, evaluate, searches, seed=settings.seed)
 
     result = race() if interrupted else finals.result({name: len(found.trials) for name, found in searches.items()}, race)
