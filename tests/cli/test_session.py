@@ -43,6 +43,29 @@ def test_a_transfer_compiles_for_the_next_one_meanwhile(tmp_path, monkeypatch):
     assert foreseen == transferred[1:] and [problem for problem, *_ in transferred] == PROBLEMS
 
 
+def test_four_problems_are_compiled_for_ahead_of_the_first_race(tmp_path, monkeypatch):
+    foreseen, at_first, begun = [], [], threading.Semaphore(0)
+    shapes = [parse_shape(f"1,2,{length},64") for length in (256, 512, 1024)]
+    problems = problems_of(shapes, direction="both", dtype="bf16", decay="none")
+
+    def foresee(problem, *_):
+        foreseen.append(problem)
+        begun.release()
+
+    def transfer(problem, spaces, evaluate, starts, *, seed):
+        if problem == problems[0]:
+            assert all(begun.acquire(timeout=60) for _ in range(4))
+            at_first.extend(foreseen)
+        raise LatuneError("not this one")
+
+    monkeypatch.setattr(session, "foresee_transfer", foresee)
+    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "starts_of", lambda *_: [])
+    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *_: None)
+    session.Session(target=target, output=tmp_path).race(problems, {}, Settings())
+    assert at_first == problems[1:5]
+
+
 def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
     foreseen, begun, ending = [], threading.Event(), threading.Event()
 

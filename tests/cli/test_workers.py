@@ -17,7 +17,7 @@ from latune.cli.tune import check_workers
 from latune.gpu import find_gpu
 
 SHAPES = ("--shape", "1,2,64,32", "--shape", "1,2,128,32", "--shape", "1,2,256,32")
-TRIALS = 2
+TRIALS = 4
 
 
 def test_two_processes_share_the_problems(own_cache):

@@ -40,11 +40,10 @@ forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
 algorithms_and_forms = pytest.mark.parametrize(
     ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized")]
 )
-# With the key side in one tile; and in three of them, as many as hold it.
-sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 8), (200, 32)])
+# With the key side in one tile; and in three or four of them, as many as hold it.
+sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
 states = pytest.mark.parametrize("with_states", [False, True], ids=["", "states"])
 decays = pytest.mark.parametrize("decay", ["constant", "none"])
-states_or_decay = pytest.mark.parametrize(("with_states", "decay"), [(False, "constant"), (True, "none"), (True, "constant")])
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ def plan_for(
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @algorithms_and_forms
 @sizes
-@states_or_decay
+@states
+@decays
 def test_results_are_those_of_the_reference(
     problem_of: ProblemOf,
     plan_of: PlanOf,
@@ -231,7 +231,8 @@ def test_no_segment_is_without_rows(problem_of: ProblemOf, plan_of: PlanOf) -> N
 @forms
 @algorithms
 @sizes
-@states_or_decay
+@states
+@decays
 def test_dk_and_dv_come_side_by_side(
     problem_of: ProblemOf,
     plan_of: PlanOf,
