@@ -41,7 +41,7 @@ class ModuleView:
     def uses_triton(self) -> bool:
         """Beside its language: for a kernel that is not in Gluon, or to divide by rows of segments or checkpoints."""
         return not all(step.specialized for step in self.steps) or any(
-            step.segmented or step.keeps_checkpoints or step.makes_checkpoints for step in self.steps
+            step.segmented or step.waits or step.keeps_checkpoints or step.makes_checkpoints for step in self.steps
         )
 
     @property
@@ -79,6 +79,14 @@ class ModuleView:
     @property
     def balanced(self) -> bool:
         return any(step.balanced for step in self.steps)
+
+    @property
+    def relayed(self) -> bool:
+        return any(step.relayed for step in self.steps)
+
+    @property
+    def waits(self) -> bool:
+        return any(step.waits for step in self.steps)
 
     @property
     def has_opaque(self) -> bool:
@@ -119,15 +127,15 @@ class ModuleView:
 
     @property
     def segments(self) -> list[str]:
-        """How many segments each kernel has that makes their states, as the host function names it."""
-        return [f"{step.name}_segments" for step in self._making_states]
+        """How many segments each kernel has that stores their states, as the host function names it."""
+        return [f"{step.name}_segments" for step in self._storing_states]
 
     @property
     def stored_states(self) -> list[str]:
         """How many states each of those kernels stores, likewise; empty where all have as many of each head."""
-        if not any(step.remainder or step.balanced for step in self.steps):
+        if not any(step.remainder or step.balanced or step.relayed for step in self.steps):
             return []
-        return list(map(_stored_states, self._making_states))
+        return list(map(_stored_states, self._storing_states))
 
     @property
     def lender(self) -> str | None:
@@ -135,8 +143,8 @@ class ModuleView:
         return self.steps[-1].out.name if any(step.borrows for step in self.steps) else None
 
     @property
-    def _making_states(self) -> list[StepView]:
-        return [step for step in self.steps if step.makes_states]
+    def _storing_states(self) -> list[StepView]:
+        return [step for step in self.steps if step.makes_states or step.relayed]
 
     @property
     def arguments(self) -> list[str]:
@@ -195,4 +203,6 @@ class ModuleView:
 def _stored_states(step: StepView) -> str:
     if step.balanced:
         return f"batch * {step.name}_parts"
+    if step.relayed:
+        return f"{step.name}_shares" + (f" * {len(step.streams)}" if len(step.streams) > 1 else "")
     return f"{step.name}_rest * {step.name}_segments" if step.remainder else f"batch * num_heads * {step.name}_segments"

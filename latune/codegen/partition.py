@@ -46,6 +46,11 @@ class Partition:
         return self.algorithm == "balanced"
 
     @property
+    def relayed(self) -> bool:
+        """Programs walk equal shares of all heads' chunks, and hand a state on where a share ends inside a head."""
+        return self.algorithm == "relay"
+
+    @property
     def stateless(self) -> bool:
         """Each chunk has a program of its own, which reads all rows that it depends on."""
         return self.algorithm == "parallel"
@@ -99,6 +104,11 @@ class Partition:
         """Heads of the problem whose sequence is cut; its module makes the same of any batch and number of heads."""
         heads = self.problem.batch_heads
         return heads % (self.programs // self.num_splits) if self.remainder else heads
+
+    @property
+    def shares(self) -> int:
+        """Of all heads' chunks, likewise; each slice of the value dim has a program for each."""
+        return min(self.programs // self.num_splits, self.problem.batch_heads)
 
     @property
     def segments(self) -> int:

@@ -78,7 +78,7 @@ def _views(problem: Problem, plan: Plan) -> list[StepView]:
                 follows=index > 0,
                 precedes=index < last,
                 # Programs that wait for one another have to start together (see order.jinja).
-                chained=plan.is_chained and not view.cooperates,
+                chained=plan.is_chained and not view.waits,
                 alongside=not (used and (view.makes_states or (lends and index == last))),
                 may_borrow=lends and index < last,
             )

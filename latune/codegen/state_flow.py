@@ -42,8 +42,13 @@ class StateFlow(Partition):
 
     @property
     def cooperates(self) -> bool:
-        """Its main kernel does, whose programs wait for one another."""
+        """Its main kernel does, in whose programs they are made for one another."""
         return self.makes_states and self.algorithm in ("cooperative", "balanced")
+
+    @property
+    def waits(self) -> bool:
+        """Programs of its main kernel wait for one another, so that all have to run at once."""
+        return self.cooperates or self.relayed
 
     @property
     def reads_checkpoints(self) -> bool:

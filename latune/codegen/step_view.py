@@ -201,7 +201,7 @@ class StepView(StateFlow):
     @property
     def loads_start(self) -> bool:
         """The walk of some head, or segment, starts from a state that it loads."""
-        return self.segmented or self.state_in is not None
+        return self.segmented or self.relayed or self.state_in is not None
 
     @property
     def has_states_of_heads(self) -> bool:
@@ -246,8 +246,8 @@ class StepView(StateFlow):
     def states(self) -> list[str]:
         """State arguments of the main kernel, in order, with the counters at which the makers of states meet."""
         given = self.state_in if self.cooperates or not self.scanned else None
-        scratch = "segment_states" if self.segmented else None
-        counters = "counters" if self.cooperates else None
+        scratch = "segment_states" if self.segmented or self.relayed else None
+        counters = "counters" if self.waits else None
         checkpoints = "checkpoints" if self.uses_checkpoints else None
         return [name for name in (given, self.state_out, scratch, counters, checkpoints) if name]
 
@@ -268,6 +268,8 @@ class StepView(StateFlow):
     def lengths(self) -> list[str]:
         if self.balanced:
             return [*self.whole_lengths, "num_parts"]
+        if self.relayed:
+            return [*self.whole_lengths, "total_heads"]
         segments = ["segment_rows", "num_segments"] if self.segmented else []
         return [*self.whole_lengths, *segments, *(["whole_heads"] if self.remainder else [])]
 

@@ -22,8 +22,9 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     rings = _rings(step)
     made = ["ring_p", *([f"ring_{step.z.name}_decayed"] if decayed else [])] if step.scores_apart else ["staged_p"]
     barriers = _BARRIERS if step.scores_apart else _BARRIERS[:2]
-    slope = ["slope"] if decayed else []
-    place = ["i_b", "i_h", "first_row", "column", "num_chunks"]
+    share = ["begin", "end", "chunks", "num_segments"]
+    slope = ["slopes" if step.relayed else "slope"] if decayed else []
+    place = [*share, "num_heads", "column"] if step.relayed else ["i_b", "i_h", "first_row", "column", "num_chunks"]
     ragged = decayed and step.ragged_state
     segment = [*([] if step.balanced else ["segment_rows"]), "num_segments", "i_s"] if step.segmented else []
     rest = ["i_rest"] if step.remainder else []
@@ -38,10 +39,14 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
         score += ["own_chunks"]
         walk += ["own_chunks"]
     load += ["BLOCK_D"] if step.num_tiles > 1 else []
-    score += ["first_row", "seqlen"] if ragged and not step.reverse else []
-    score += ["num_chunks", "BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
+    if step.relayed:
+        score += [*share, *(["num_heads"] if decayed else []), *(["seqlen"] if ragged and not step.reverse else [])]
+    else:
+        score += [*(["first_row", "seqlen"] if ragged and not step.reverse else []), "num_chunks"]
+    score += ["BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
     walk += ["seqlen"] if step.states or ragged else []
-    walk += [*([] if step.balanced and not step.has_states_of_heads else ["i_bh"]), "D", "E"] if step.states else []
+    head = ["i_p"] if step.relayed else [] if step.balanced and not step.has_states_of_heads else ["i_bh"]
+    walk += [*head, "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
     of_parts = {"load": [*load, "STAGES"], "score": [*score, "STAGES"], "walk": [*walk, "STAGES", *rows]}
     return {**of_parts, "scan": _of_a_scan(step)} if step.cooperates else of_parts

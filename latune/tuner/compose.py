@@ -174,7 +174,7 @@ class Composer:
         """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
         flows = [StateFlow(problem=self.problem, step=step) for step in plan.steps]
         several = len(flows) > 1 or any(flow.segmented for flow in flows)
-        chains = several and not all(flow.cooperates for flow in flows)
+        chains = several and not all(flow.waits for flow in flows)
         return plan.chained() if self.gpu.arch >= _CHAINING_ARCH and chains else None
 
     def _behind(self, plan: Plan) -> list[Plan]:
@@ -199,7 +199,9 @@ class Composer:
 
         In one launch they are twice the programs, so that slices twice as wide as dq's may fill the GPU.
         """
-        apart, beside = _regrouped(plan, _BESIDE, _APART), _regrouped(plan, _APART, _BESIDE)
+        apart, beside = (
+            _mapped(other, self._as_of) for other in (_regrouped(plan, _BESIDE, _APART), _regrouped(plan, _APART, _BESIDE))
+        )
         starts = self.space("dk_dv").feasible_starts(self.problem, self.gpu, KERNELS["dk_dv"])
         others = [apart, beside, *(_with(beside, "dk_dv", start) for start in starts)]
         return [other for other in others if other != plan and self._allows(other)]
@@ -220,19 +222,28 @@ class Composer:
 
     def _changed(self, plan: Plan, name: str, config: Config) -> Plan:
         """The plan with this config for the kernel and its siblings."""
-        return _mapped(plan, lambda kernel, own: config if self._ranked_as(kernel) == name else own)
+        return _mapped(plan, lambda kernel, own: self._as_of(kernel, config) if self._ranked_as(kernel) == name else own)
+
+    def _as_of(self, name: str, config: Config) -> Config:
+        """A sibling's config as this kernel has it: equal shares are for the programs that run at once, of all its streams."""
+        if config.algorithm != "relay":
+            return config
+        return config.with_constexprs(PROGRAMS=self.gpu.sms // max(len(KERNELS[name].streams), 1))
 
     def _cuts(self, name: str, config: Config) -> list[Config]:
-        """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise."""
+        """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise.
+
+        Or, of heads that are more than programs, in equal shares.
+        """
         once, twice = (self._filling(name, config, waves=waves) for waves in (1, 2))
         if once.algorithm != "split":
-            return [config, once, twice]
+            return [config, once, twice, self._as_of(name, replace(config, algorithm="relay"))]
         alike = (replace(once, algorithm=other) for other in ("scan", "cooperative"))
         return [config, once, twice, *alike, replace(once.with_constexprs(PROGRAMS=self.gpu.sms), algorithm="balanced")]
 
     def _filling(self, name: str, config: Config, *, waves: int = 1) -> Config:
         """The config by ``split``, with ``waves`` programs for each SM, if each head then has two segments; else as it is."""
-        if config.algorithm in ("remainder", "parallel"):
+        if config.algorithm in ("remainder", "parallel", "relay"):
             return config
         slices = Partition(problem=self.problem, step=Step(kernel=name, config=config)).num_splits
         programs = self.gpu.sms // _PROGRAMS_STEP * _PROGRAMS_STEP * waves

@@ -81,6 +81,8 @@ class _Sizes:
     @property
     def chunks_a_program(self) -> int:
         """Of the main kernel; where some heads are walked whole and some in segments, their mean."""
+        if self.view.relayed:
+            return -(-self.chunks * self.view.problem.batch_heads // self.view.shares)
         if not self.view.remainder:
             return self.chunks_a_segment
         heads, split = self.view.problem.batch_heads, self.view.split_heads
@@ -105,6 +107,9 @@ class _Sizes:
         given = self.state_bytes * ((self.view.state_in is not None) + (self.view.state_out is not None))
         if self.view.scanned:
             return given + self.state_bytes * self.segments
+        heads = self.view.problem.batch_heads
+        if self.view.relayed and heads > self.view.shares:
+            return given + 2 * len(self.view.streams) * self.state_bytes * self.view.shares / heads
         if self.view.segmented:
             return given + self.split_share * self.state_bytes * self.segments * (self.segments - 1) / 2
         return given

@@ -86,12 +86,20 @@ INFEASIBLE_SPECIALIZED = [
     ({"BLOCK_E": 128, "num_warps": 8, "num_stages": 4}, {}, H200, "exceed the shared memory"),
     ({**_WIDE, "BLOCK_E": 128, "num_warps": 8}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "too few registers"),
     ({**_WIDE, "num_stages": 3}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "exceed the shared memory"),
-    ({"BLOCK_D": 64}, {"head_dim_k": 64, "head_dim_v": 64}, H200, "takes all of an SM"),
     ({**_WIDE, "BLOCK_D": 128}, {"head_dim_k": 256, "head_dim_v": 256}, H200, "products in smaller pieces"),
     ({"BLOCK_D": 64, "BLOCK_E": 128, "num_warps": 8, "num_stages": 2}, _OF_192, H200, "too few registers"),
     ({"BLOCK_D": 64, "num_stages": 4}, _OF_192, H200, "exceed the shared memory"),
 ]
 
+# Of 160 heads, one wave and 28 SMs of another.
+_RELAY = {**_SPECIALIZED, "algorithm": "relay", "PROGRAMS": 132, "BLOCK_E": 128, "num_warps": 8, "num_stages": 2}
+INFEASIBLE_RELAYS = [
+    ({"loads": "tma", "num_stages": 3}, {}, H200, "hand states on"),
+    ({"PROGRAMS": 192}, {}, H200, "have to run at once"),
+    ({"PROGRAMS": 96}, {}, H200, "leave SMs without work"),
+    ({}, {"batch": 4}, H200, "sequential with another name"),
+    ({}, {"batch": 8}, H200, "full to nine tenths"),
+]
 
 _REMAINDER = {"algorithm": "remainder", "PROGRAMS": 128}
 INFEASIBLE_WALKS = [
@@ -143,7 +151,9 @@ INFEASIBLE_SPECIALIZED_WALKS = [
         *(("o", *row) for row in INFEASIBLE),
         *(("o", {**_SPECIALIZED, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED),
         *(("o", {**_PRODUCER, **values}, *rest) for values, *rest in INFEASIBLE_PRODUCER),
+        *(("o", {**_RELAY, **values}, {"batch": 5, **fields}, *rest) for values, fields, *rest in INFEASIBLE_RELAYS),
         *(("o", {**_PARALLEL, **values}, {**_SHORT, **fields}, *rest) for values, fields, *rest in INFEASIBLE_PARALLEL),
+        ("dq", {**_SPECIALIZED, "BLOCK_D": 64}, {"head_dim_k": 64, "head_dim_v": 64}, H200, "one walk makes all gradients"),
         ("dkdv", {"BLOCK_N": 64, "decay_mode": "factored"}, {"head_dim_v": 32, "head_dim_k": 64}, H200, "ptxas 12.8"),
         *(
             ("dqdkdv", values, {"head_dim_k": 64, "head_dim_v": 64, **fields}, gpu, why)
@@ -171,6 +181,8 @@ def test_infeasible_configs_say_why(kernel_name: str, values: dict, fields: dict
     [
         ({}, {}, H200, None),
         ({**_PRODUCER, "BLOCK_D": 128, "num_stages": 2}, {"head_dim_k": 256, "head_dim_v": 256}, H200, None),
+        ({**_RELAY, "PROGRAMS": 66}, {"batch": 5}, H200, None),
+        (_RELAY, {"batch": 5}, H200, "have to run at once"),
         ({}, {}, B200, "compute capability 9.0"),
         ({}, {"head_dim_k": 96}, H200, "head dims that are alike"),
         ({"loads": "tma"}, {}, H200, "as kernels with warps of their own"),

@@ -31,14 +31,13 @@ CHECKPOINT_ROWS = 128
 # Blocks narrower than the hardware's: columns are split, and 200 rows are seven chunks, the last one ragged.
 FORM = {"state_layout": "transposed", "branched": "none", "num_stages": 3}
 BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
-# Four segments of a head; or two heads whole, and the third in two segments.
-PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24, "balanced": 24}
+# Four segments of a head; or two heads whole, and the third in two segments; or two shares, each of a head and a half.
+PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24, "balanced": 24, "relay": 4}
 
 BY_ALL = ["sequential", "split", "scan", "remainder"]
-algorithms = pytest.mark.parametrize("algorithm", BY_ALL)
-forms = pytest.mark.parametrize("loads", ["specialized", "producer"])
 algorithms_and_forms = pytest.mark.parametrize(
-    ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized")]
+    ("algorithm", "loads"),
+    [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized"), ("relay", "specialized")],
 )
 # With the key side in one tile; and in three or four of them, as many as hold it.
 sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
@@ -182,6 +181,20 @@ def test_so_are_those_of_heads_that_have_segments_by_their_decay(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("programs", [2, 6, 40])
+@sizes
+@states
+def test_so_are_those_of_other_shares(
+    problem_of: ProblemOf, plan_of: PlanOf, direction: str, programs: int, seqlen: int, block_d: int, with_states: bool
+) -> None:
+    """One of all heads; or one for each."""
+    problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
+    inputs = Inputs.of(problem)
+    plan = plan_for(plan_of, problem, "relay", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
+    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("algorithm", "seqlen", "programs"), [("cooperative", 640, 60), ("balanced", 1700, 108)])
 def test_more_segments_than_a_scan_has_in_flight_are_scanned(
     problem_of: ProblemOf, plan_of: PlanOf, direction: str, algorithm: str, seqlen: int, programs: int
@@ -228,8 +241,29 @@ def test_no_segment_is_without_rows(problem_of: ProblemOf, plan_of: PlanOf) -> N
             assert max(parts_of_heads(text, slopes, 64 * chunks, parts)) <= chunks
 
 
-@forms
-@algorithms
+def test_shares_hold_each_chunk_once_and_wait_for_none_that_waits(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    """A share's first segment is a head's beginning, so that its state comes without waiting; only its last one waits."""
+    problem = problem_for(problem_of, "fwd", 200, False, "constant")
+    names = emulated(render(problem, plan_for(plan_of, problem, "relay", "specialized", BLOCK_D=32)).text, seed=0)
+    random = Random(0)
+    for _ in range(40):
+        chunks, shares = random.randint(1, 40), random.randint(1, 132)
+        heads = random.randint(shares, 4 * shares)
+        walked = Counter[tuple[int, int]]()
+        for share in range(shares):
+            begin, end = map(int, names["share_of"](share, shares, heads * chunks))
+            assert end - begin >= chunks
+            count = (end - 1) // chunks - begin // chunks + 1
+            segments = [tuple(map(int, names["segment_of"](back, begin, end, chunks))) for back in range(count)]
+            assert all(first == 0 for _, first, _ in segments[:-1])
+            assert all(last == chunks for _, _, last in segments[1:])
+            walked.update((head, chunk) for head, first, last in segments for chunk in range(first, last))
+        assert walked == Counter(itertools.product(range(heads), range(chunks)))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("relay", "specialized")]
+)
 @sizes
 @states
 @decays

@@ -76,6 +76,7 @@ class _Kernel:
             constexprs = {name: value for name, value in keywords.items() if name in parameters}
             pointers = [Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
             with self._device.together() if keywords.get("launch_cooperative_grid") else contextlib.nullcontext():
+                self._device.grid = grid
                 for program in itertools.product(*map(range, grid)):
                     self._device.program = program
                     self._function(*pointers, **constexprs)
@@ -88,6 +89,7 @@ class _Device:
 
     def __init__(self, random: Random) -> None:
         self.program: tuple[int, ...] = ()
+        self.grid: tuple[int, ...] = ()
         self._random = random
         self._scheduler = Scheduler(random)
         self._together: list[Callable[[], None]] | None = None
@@ -167,6 +169,7 @@ class _Device:
             permute=np.transpose,
             num_warps=lambda: 4,
             program_id=lambda axis: self._programs.get(self._scheduler.current, self.program)[axis],
+            num_programs=lambda axis: self.grid[axis],
             range=lambda *bounds, **options: range(*bounds),
             static_range=range,
             atomic_add=self._add,

@@ -18,9 +18,9 @@ def plan(*names: str, loads: str = "pointer", algorithm: str = "sequential") -> 
         layout = "transposed" if loads == "specialized" else "plain"
         choices = {"decay_mode": "matrix", "loads": loads}
         choices |= {} if algorithm == "parallel" else {"state_layout": layout, "decayed": "value"}
-        # Of six heads in two slices remainder walks four whole, and two in two segments.
+        # Of six heads in two slices remainder walks four whole, and two in two segments; a share is a head and a half.
         rows, columns = (64, 64) if loads == "specialized" else (32, 32)
-        programs = 8 if algorithm == "remainder" else 24
+        programs = {"remainder": 8, "relay": 4}.get(algorithm, 24)
         constexprs = {"BLOCK_N": rows, "BLOCK_D": 64, "BLOCK_E": columns, "PROGRAMS": programs}
         whole = algorithm in ("sequential", "parallel")
         dropped = ({"BLOCK_D", "BLOCK_E"} if fused else set()) | ({"PROGRAMS"} if whole or fused else set())
@@ -56,6 +56,10 @@ PLANS = {
     "balanced": (
         plan("o", loads="specialized", algorithm="balanced"),
         plan("dq", "dk", "dv", loads="specialized", algorithm="balanced"),
+    ),
+    "relay": (
+        plan("o", loads="specialized", algorithm="relay"),
+        plan("dq", "dk", "dv", loads="specialized", algorithm="relay"),
     ),
 }
 

@@ -112,7 +112,7 @@ def test_a_replayed_call_is_captured_and_runs_on_the_current_stream():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("plans", ["cooperative", "balanced"])
+@pytest.mark.parametrize("plans", ["cooperative", "balanced", "relay"])
 def test_programs_that_wait_for_one_another_do_so_in_several_streams_and_graphs(only, plans):
     """At once, call after call, plain and replayed: each has its own counters, and leaves them as it found them."""
     if torch.cuda.get_device_capability() != (9, 0):

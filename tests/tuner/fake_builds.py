@@ -71,6 +71,7 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     columns = 2 * (width + view.block_e) if view.fused else 2 * width + view.block_e
     shared = config.num_stages * view.block_n * columns * problem.dtype_bytes
     programs = problem.batch_heads * view.num_splits * (-(-problem.seqlen // view.block_n) if view.stateless else 1)
+    programs = view.shares * view.num_splits if view.relayed else programs
     cut = view.split_heads * view.num_splits if view.algorithm == "remainder" else programs
     main = kernel(
         f"{view.name}_kernel",

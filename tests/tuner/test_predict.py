@@ -191,6 +191,19 @@ def test_heads_left_over_by_a_wave_gain_from_segments(fake_builds: ModuleType) -
     assert ms(6, algorithm="remainder", programs=128) < ms(6)
 
 
+def test_heads_in_equal_shares_leave_no_wave_behind(fake_builds: ModuleType) -> None:
+    def ms(batch: int, **changes: object) -> float:
+        here = problem(batch, 32, 8192, 128)
+        plan = fake_builds.one("o", fake_builds.config("transposed", loads="specialized", **changes))
+        return predict(here, plan, H200, fake_builds.build(here, plan, H200)).total_ms
+
+    shares = {batch: ms(batch, algorithm="relay", programs=132) for batch in (4, 5, 6, 8)}
+    assert shares[5] < 0.9 * ms(5) and shares[6] < 0.95 * ms(6)
+    assert shares[4] == ms(4), "no more heads than programs: each is whole"
+    assert 0.9 * ms(8) < shares[8] < ms(8)
+    assert shares[4] < shares[5] < shares[6] < shares[8]
+
+
 def test_waves_are_counted(fake_builds: ModuleType) -> None:
     def waves(programs: int) -> int:
         kernel = fake_builds.kernel("o_kernel", programs=programs, shared_bytes=200_000)

@@ -168,6 +168,26 @@ def test_behind_a_forward_plan_dq_is_raced_by_its_config_and_cut_as_it_is(fake_b
         assert plan in behind(forward).rearranged(known) and plan.chained() in behind(forward).rearranged(plan)
 
 
+def test_heads_that_fill_no_waves_come_in_equal_shares_too(fake_builds: ModuleType) -> None:
+    """160 heads are a wave of 132 and 28; dk and dv side by side have half of the programs each."""
+    whole = fake_builds.config("transposed", loads="specialized", block_e=128, num_stages=2)
+
+    def shares(composed: Composer, plan: Plan) -> set[tuple[str, int]]:
+        found = (step for other in composed.variants(plan) for step in other.steps if step.config.algorithm == "relay")
+        return {(step.kernel, step.config.values()["PROGRAMS"]) for step in found}
+
+    for heads, programs in ((128, {}), (160, {"o": 132, "dq": 132, "dk_dv": 66})):
+        forward = composer("fwd")
+        problem = replace(forward.problem, batch=1, num_heads=heads)
+        forward, backward = (
+            replace(forward, problem=problem),
+            replace(composer("bwd"), problem=replace(problem, direction="bwd")),
+        )
+        beside = Plan((Step(kernel="dq", config=whole), Step(kernel="dk_dv", config=whole)))
+        found = shares(forward, fake_builds.one("o", whole)) | shares(backward, beside)
+        assert found >= set(programs.items()) and bool(found) == bool(programs)
+
+
 @pytest.mark.parametrize("algorithm", ["sequential", "remainder"])
 def test_dq_is_left_as_it_is_where_the_forward_plan_ahead_keeps_nothing(fake_builds: ModuleType, algorithm: str) -> None:
     cut, heads = ({}, 16) if algorithm == "sequential" else ({"programs": 128}, 160)
