@@ -144,6 +144,16 @@ INFEASIBLE_SPECIALIZED_WALKS = [
     ({"num_stages": 4}, {}, H200, "blocks in flight exceed the shared memory"),
 ]
 
+_RELAYED_WALK = {**_SPECIALIZED_WALK, "algorithm": "relay", "PROGRAMS": 132}
+INFEASIBLE_RELAYED_WALKS = [
+    ({"loads": "tma", "num_stages": 2}, {}, H200, "hand states on"),
+    ({"PROGRAMS": 192}, {}, H200, "have to run at once"),
+    ({"PROGRAMS": 96}, {}, H200, "leave SMs without work"),
+    ({}, {"batch": 4}, H200, "sequential with another name"),
+    ({}, {"batch": 8}, H200, "full to nine tenths"),
+    ({"algorithm": "split"}, {"batch": 1}, H200, "whatever their number"),
+]
+
 
 @pytest.mark.parametrize(
     ("kernel_name", "values", "fields", "gpu", "why"),
@@ -160,6 +170,10 @@ INFEASIBLE_SPECIALIZED_WALKS = [
             for values, fields, gpu, why in [
                 *INFEASIBLE_WALKS,
                 *(({**_SPECIALIZED_WALK, **values}, *rest) for values, *rest in INFEASIBLE_SPECIALIZED_WALKS),
+                *(
+                    ({**_RELAYED_WALK, **values}, {"batch": 5, **fields}, *rest)
+                    for values, fields, *rest in INFEASIBLE_RELAYED_WALKS
+                ),
             ]
         ),
     ],

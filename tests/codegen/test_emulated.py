@@ -317,9 +317,11 @@ def test_checkpoints_are_the_states_ahead_of_their_rows(
     check(transposed.mT.unbind(dim=2), expected)
 
 
-# Whole heads; three segments of a head; or two heads whole, and the third in two segments.
+# Whole heads; three segments of a head; two heads whole, and the third in two segments; or two shares of a head and a half.
 @pytest.mark.parametrize(
-    "walked", [{}, {"algorithm": "split", "PROGRAMS": 9}, {"algorithm": "remainder", "PROGRAMS": 2}], ids=str
+    "walked",
+    [{}, *({"algorithm": name, "PROGRAMS": programs} for name, programs in (("split", 9), ("remainder", 2), ("relay", 2)))],
+    ids=str,
 )
 @pytest.mark.parametrize("seqlen", [1, 64, 65, 200])
 @states

@@ -81,7 +81,7 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
             if algorithm == "sequential" and d == e == 128 and kernels != ("o",):
                 narrow = replace(problem, head_dim_k=64, head_dim_v=64)
                 for handed, cut in itertools.product(
-                    ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder")
+                    ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder", "relay")
                 ):
                     yield narrow, walk_plan(plan_of, mode, algorithm=cut, **handed)
 
@@ -251,7 +251,7 @@ def test_checkpoints_are_those_of_other_kernels(problem_of: ProblemOf, plan_of: 
 @pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
 @pytest.mark.parametrize("mode", ["matrix", None], ids=["", "none"])
 @pytest.mark.parametrize("width", [64, 56])
-@pytest.mark.parametrize("algorithm", ["sequential", "split", "remainder"])
+@pytest.mark.parametrize("algorithm", ["sequential", "split", "remainder", "relay"])
 def test_a_walk_of_all_gradients_is_right(
     worker: Worker,
     problem_of: ProblemOf,
@@ -263,5 +263,5 @@ def test_a_walk_of_all_gradients_is_right(
 ) -> None:
     decay = "constant" if mode else "none"
     problem = problem_of("bwd", **SMALL, head_dim_k=width, head_dim_v=width, decay=decay, **states)
-    cut = {"algorithm": algorithm, "PROGRAMS": 4 if algorithm == "remainder" else 32}
+    cut = {"algorithm": algorithm, "PROGRAMS": {"remainder": 4, "relay": 6}.get(algorithm, 32)}
     check(worker, problem, walk_plan(plan_of, mode, **cut), walk_plan(plan_of, mode, **cut, num_stages=2).chained())

@@ -168,24 +168,24 @@ def test_behind_a_forward_plan_dq_is_raced_by_its_config_and_cut_as_it_is(fake_b
         assert plan in behind(forward).rearranged(known) and plan.chained() in behind(forward).rearranged(plan)
 
 
-def test_heads_that_fill_no_waves_come_in_equal_shares_too(fake_builds: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("width", "names", "programs"),
+    [(128, ("o",), {"o": 132}), (128, ("dq", "dk_dv"), {"dq": 132, "dk_dv": 66}), (64, ("dqdkdv",), {"dqdkdv": 132})],
+    ids=["forward", "side-by-side", "walk"],
+)
+def test_heads_that_fill_no_waves_come_in_equal_shares_too(
+    fake_builds: ModuleType, width: int, names: tuple[str, ...], programs: dict[str, int]
+) -> None:
     """160 heads are a wave of 132 and 28; dk and dv side by side have half of the programs each."""
-    whole = fake_builds.config("transposed", loads="specialized", block_e=128, num_stages=2)
-
-    def shares(composed: Composer, plan: Plan) -> set[tuple[str, int]]:
-        found = (step for other in composed.variants(plan) for step in other.steps if step.config.algorithm == "relay")
-        return {(step.kernel, step.config.values()["PROGRAMS"]) for step in found}
-
-    for heads, programs in ((128, {}), (160, {"o": 132, "dq": 132, "dk_dv": 66})):
-        forward = composer("fwd")
-        problem = replace(forward.problem, batch=1, num_heads=heads)
-        forward, backward = (
-            replace(forward, problem=problem),
-            replace(composer("bwd"), problem=replace(problem, direction="bwd")),
-        )
-        beside = Plan((Step(kernel="dq", config=whole), Step(kernel="dk_dv", config=whole)))
-        found = shares(forward, fake_builds.one("o", whole)) | shares(backward, beside)
-        assert found >= set(programs.items()) and bool(found) == bool(programs)
+    sizes = {"block_d": None, "block_e": None, "num_warps": 4} if width == 64 else {"num_stages": 2}
+    form = {"layout": "plain", "decayed": "key"} if width == 64 else {"layout": "transposed"}
+    whole = Plan(tuple(Step(kernel=name, config=fake_builds.config(loads="specialized", **form, **sizes)) for name in names))
+    composed = composer("fwd" if names == ("o",) else "bwd", width, width)
+    for heads, expected in ((128, set()), (160, set(programs.items()))):
+        of_heads = replace(composed, problem=replace(composed.problem, batch=1, num_heads=heads))
+        steps = [step for other in of_heads.variants(whole) for step in other.steps if step.config.algorithm == "relay"]
+        found = {(step.kernel, step.config.values()["PROGRAMS"]) for step in steps if step.kernel in names}
+        assert found == expected and (expected or not steps)
 
 
 @pytest.mark.parametrize("algorithm", ["sequential", "remainder"])
