@@ -34,10 +34,10 @@ BLOCKS = {"BLOCK_N": 32, "BLOCK_E": 16}
 # Four segments of a head; or two heads whole, and the third in two segments; or two shares, each of a head and a half.
 PROGRAMS = {"sequential": 24, "split": 24, "scan": 24, "remainder": 4, "cooperative": 24, "balanced": 24, "relay": 4}
 
-BY_ALL = ["sequential", "split", "scan", "remainder"]
+BY_ALL = ["sequential", "split", "scan", "remainder", "relay"]
 algorithms_and_forms = pytest.mark.parametrize(
     ("algorithm", "loads"),
-    [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized"), ("relay", "specialized")],
+    [*itertools.product(BY_ALL, ("specialized", "producer")), ("cooperative", "specialized")],
 )
 # With the key side in one tile; and in three or four of them, as many as hold it.
 sizes = pytest.mark.parametrize(("seqlen", "block_d"), [(1, 32), (64, 32), (200, 32), (200, 8)])
@@ -261,9 +261,8 @@ def test_shares_hold_each_chunk_once_and_wait_for_none_that_waits(problem_of: Pr
         assert walked == Counter(itertools.product(range(heads), range(chunks)))
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "loads"), [*itertools.product(BY_ALL, ("specialized", "producer")), ("relay", "specialized")]
-)
+@pytest.mark.parametrize("loads", ["specialized", "producer"])
+@pytest.mark.parametrize("algorithm", BY_ALL)
 @sizes
 @states
 @decays
@@ -300,7 +299,9 @@ def test_dq_starts_from_the_states_that_a_forward_pass_has_left(
 
 
 @pytest.mark.parametrize(
-    ("loads", "algorithm"), [("producer", "sequential"), *(("specialized", algorithm) for algorithm in PROGRAMS)], ids=str
+    ("loads", "algorithm"),
+    [("producer", "sequential"), ("producer", "relay"), *(("specialized", algorithm) for algorithm in PROGRAMS)],
+    ids=str,
 )
 @states
 def test_checkpoints_are_the_states_ahead_of_their_rows(

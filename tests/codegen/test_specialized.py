@@ -25,10 +25,9 @@ from latune.tuner.worker import Worker
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
 
-# Of those that one warp feeds; of streams side by side; and with them those whose programs make one another's states.
-BY_ALL = ("sequential", "split", "scan", "remainder")
-BESIDE = (*BY_ALL, "relay")
-ALGORITHMS = (*BESIDE, "cooperative", "balanced")
+# Of those that one warp feeds, and of streams side by side; and with them those whose programs make one another's states.
+BY_ALL = ("sequential", "split", "scan", "remainder", "relay")
+ALGORITHMS = (*BY_ALL, "cooperative", "balanced")
 SPECIALIZED = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64, "num_stages": 3}
 # Loads alone have warps of their own.
 PRODUCER = {**SPECIALIZED, "loads": "producer", "BLOCK_E": 128, "num_warps": 8}
@@ -66,10 +65,6 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
             yield problem, plan
             if kernels == ("o",):
                 yield problem, plan_of(*kernels, **form, checkpoints="kept", CHECKPOINT_ROWS=128)
-            if d == e and kernels != ("o",) and algorithm in BESIDE:
-                beside = plan_of("dq", "dk_dv", **form)
-                yield problem, beside
-                yield problem, beside.chained()
             if algorithm not in BY_ALL:
                 yield problem, plan.chained()
                 continue
@@ -84,6 +79,10 @@ def cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Problem, Pla
                     ({}, {"checkpoints": "given", "given_layout": "transposed"}), ("sequential", "split", "remainder", "relay")
                 ):
                     yield narrow, walk_plan(plan_of, mode, algorithm=cut, **handed)
+            if d == e and kernels != ("o",):
+                beside = plan_of("dq", "dk_dv", **form)
+                yield problem, beside
+                yield problem, beside.chained()
 
 
 @pytest.fixture(scope="module")
@@ -107,23 +106,26 @@ def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
 
 @pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize(
-    ("form", "most"),
-    [(SPECIALIZED | {"BLOCK_D": 256, "BLOCK_E": 64}, 0), (PRODUCER | {"BLOCK_D": 128}, 16)],
+    ("form", "most", "most_of_shares"),
+    [(SPECIALIZED | {"BLOCK_D": 256, "BLOCK_E": 64}, 0, 64), (PRODUCER | {"BLOCK_D": 128}, 16, 72)],
     ids=["specialized", "producer"],
 )
 def test_the_widest_state_does_not_spill(
-    problem_of: ProblemOf, plan_of: PlanOf, form: dict[str, str | int], most: int, algorithm: str
+    problem_of: ProblemOf, plan_of: PlanOf, form: dict[str, str | int], most: int, most_of_shares: int, algorithm: str
 ) -> None:
     """Wherever it starts from: the state, its rounded copy and the output are 224 registers a thread, of 255 or 240.
 
     By Triton 3.6, with which all was measured, none does; of a walk that a producer feeds later ones leave up to four values a
-    thread.
+    thread. Where shares are walked, so does what says which: at most 18 values.
     """
     problem = problem_of(head_dim_k=256, head_dim_v=256, num_heads=3)
     cut = {"algorithm": algorithm, "PROGRAMS": 32, "num_stages": 2}
     built = build(problem, plan_of("o", **{**form, **cut}), find_gpu("h200"))
     (spilled,) = (kernel.spill_bytes for kernel in built.kernels if kernel.name == "o_kernel")
-    assert spilled <= (0 if triton.__version__.startswith("3.6.") else most)
+    if algorithm == "relay":
+        assert spilled <= most_of_shares
+    else:
+        assert spilled <= (0 if triton.__version__.startswith("3.6.") else most)
 
 
 on_hopper = pytest.mark.skipif(
@@ -159,7 +161,7 @@ def test_each_algorithm_is_right(
 @on_hopper
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [96, 128, 192, 256])
-@pytest.mark.parametrize("algorithm", BESIDE)
+@pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize("states", [{}, STATES], ids=["", "states"])
 def test_dk_and_dv_side_by_side_are_right(
     worker: Worker, problem_of: ProblemOf, plan_of: PlanOf, states: dict[str, bool], algorithm: str, width: int
