@@ -73,6 +73,16 @@ class Partition:
         return int(self._values["BLOCK_N"])
 
     @property
+    def block_j(self) -> int:
+        """Rows of y and z that a chunk by itself reads at once."""
+        return int(self._values.get("BLOCK_J", self.block_n))
+
+    @property
+    def reads_wide(self) -> bool:
+        """Those are more than the chunk's own."""
+        return self.block_j > self.block_n
+
+    @property
     def block_d(self) -> int:
         return tile_width(self.d) if self.fused else int(self._values["BLOCK_D"])
 

@@ -181,6 +181,10 @@ class StepView(StateFlow):
             return replace(self.streams[0].out, name="out")
         return self._tensor(self.kernel.outputs[0])
 
+    def block_rows(self, tensor: TensorView) -> int:
+        """Rows of its blocks."""
+        return self.block_j if self.reads_wide and tensor in (self.y, self.z) else self.block_n
+
     @property
     def sums(self) -> list[Kernel]:
         """Of each output, the kernel that computes it alone: out is the sum of z, weighed by scores of x and y."""

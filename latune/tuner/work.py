@@ -192,18 +192,19 @@ def _flops(work: Work) -> int:
 
 def _parallel(view: StepView, sizes: _Sizes) -> Work:
     """Each chunk's scores with all that it depends on, and from them its output; the longest programs are what ends last."""
-    n, d, e = view.block_n, view.block_d * view.num_tiles, view.block_e
+    n, j, d, e = view.block_n, view.block_j, view.block_d * view.num_tiles, view.block_e
     once = sizes.column_bytes * 2 * (view.d + view.e)
     own = sizes.column_bytes * view.d * view.num_splits
-    # Each chunk, and with it perhaps the own rows, is read by half of all chunks and itself.
-    times = (sizes.chunks + 1) / 2
-    read = times * (own + sizes.column_bytes * view.e) + own * (times if view.x_with_each else 1)
+    # A chunk reads all up to itself, in steps of j rows; and with each step perhaps its own rows.
+    steps = [-(-(chunk + 1) * n // j) for chunk in range(sizes.chunks)]
+    mean_steps = sum(steps) / sizes.chunks
+    read = mean_steps * j / n * (own + sizes.column_bytes * view.e) + own * (mean_steps if view.x_with_each else 1)
     return Work(
         dram_bytes=once,
         l2_bytes=read + sizes.column_bytes * view.e,
-        steps=sizes.chunks,
-        products=((n, n, d), (n, e, n)),
-        elements=2 * n * n,
+        steps=steps[-1],
+        products=((n, j, d), (n, e, j)),
+        elements=2 * n * j,
         num_stages=view.step.config.num_stages,
     )
 

@@ -47,7 +47,7 @@ INFEASIBLE = [
 
 _SHORT = {"num_heads": 2, "seqlen": 1024}
 _PARALLEL = {"algorithm": "parallel", "loads": "tma", "decay_mode": "matrix", "rows_read": "live", "own_rows": "once"}
-_PARALLEL |= {"BLOCK_N": 64, "num_stages": 3}
+_PARALLEL |= {"BLOCK_N": 64, "BLOCK_J": 64, "num_stages": 3}
 INFEASIBLE_PARALLEL = [
     ({"loads": "specialized"}, {}, H200, "a program without a state walks none"),
     ({"decay_mode": "factored"}, {}, H200, "no operands for a factored decay"),
@@ -56,7 +56,12 @@ INFEASIBLE_PARALLEL = [
     ({}, {"seqlen": 4096}, H200, "the square of the length"),
     ({}, {"batch": 32}, H200, "the square of the length"),
     ({"num_warps": 8}, {}, H200, "compute the same rows"),
-    ({"BLOCK_N": 128, "BLOCK_E": 128, "num_warps": 8}, {}, H200, "output, scores and their decay"),
+    ({"BLOCK_N": 128, "BLOCK_J": 128, "BLOCK_E": 128, "num_warps": 8}, {}, H200, "output, scores and their decay"),
+    ({"BLOCK_J": 256}, {}, H200, "output, scores and their decay"),
+    ({"BLOCK_J": 32}, {}, H200, "as many rows at once as it has, or many more"),
+    ({"BLOCK_N": 32, "BLOCK_J": 64, "num_warps": 2}, {}, H200, "as many rows at once as it has, or many more"),
+    ({"BLOCK_J": 256, "num_warps": 8}, {"seqlen": 100}, H200, "than the sequence has"),
+    ({"BLOCK_J": 256, "num_warps": 8, "num_stages": 4, "BLOCK_E": 64}, {"head_dim_k": 256}, H200, "exceed the shared memory"),
     ({"num_stages": 4, "BLOCK_E": 128}, {}, L4, "TMA needs"),
 ]
 

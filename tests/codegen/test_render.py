@@ -37,9 +37,9 @@ DATA = (*itertools.product((False, True), (False, True), ("bf16",)), (True, True
 # no walks.
 OF_A_WALK = (3 * 3 + 1) * 4 * 2 * 3
 OF_A_DECAY = 4 * 2 * 4 * (3 * (4 + 4) + 1) + OF_A_WALK
-# Without a state: forms, one of them also chained; loads, widths, when own rows are loaded. With a decay twice as many, by the
-# rows that are read.
-STATELESS = 3 * 2 * 4 * 2
+# Without a state: forms, one of them also chained; loads, widths, when own rows are loaded, how many are read at once. With a
+# decay twice as many, by the rows that are read.
+STATELESS = 3 * 2 * 4 * 2 * 2
 
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]
@@ -75,11 +75,11 @@ def stateless_cases(problem_of: ProblemOf, plan_of: PlanOf) -> Iterator[tuple[Pr
     """In the parallel form, where each chunk is by itself and no state is given, wanted or kept."""
     forms = (("fwd", ("o",)), ("bwd", ("dq", "dk", "dv")))
     decays = (("matrix", "live"), ("matrix", "all"), (None, None))
-    axes = (LOADS, decays, ("once", "each"), forms, WIDTHS)
-    for loads, (mode, rows_read), own_rows, (direction, form), (d, e, *blocks) in itertools.product(*axes):
+    axes = (LOADS, decays, ("once", "each"), (32, 128), forms, WIDTHS)
+    for loads, (mode, rows_read), own_rows, at_once, (direction, form), (d, e, *blocks) in itertools.product(*axes):
         problem = problem_of(direction, decay="constant" if mode else "none", head_dim_k=d, head_dim_v=e)
         choices = {"algorithm": "parallel", "loads": loads, "decay_mode": mode, "rows_read": rows_read, "own_rows": own_rows}
-        plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1])
+        plan = plan_of(*form, **choices, BLOCK_D=blocks[0], BLOCK_E=blocks[1], BLOCK_J=at_once)
         yield problem, plan
         if len(form) > 1:
             yield problem, plan.chained()
@@ -169,7 +169,7 @@ def test_lengths_are_never_specialised(functions: list[ast.FunctionDef]) -> None
 def test_no_constexpr_is_a_length(functions: list[ast.FunctionDef]) -> None:
     for kernel in (function for function in functions if function.decorator_list):
         fixed = {argument.arg for argument in kernel.args.args if argument.annotation}
-        assert fixed <= {"D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "BLOCK", "CHECKPOINT_ROWS"}
+        assert fixed <= {"D", "E", "BLOCK_N", "BLOCK_D", "BLOCK_E", "BLOCK", "BLOCK_J", "CHECKPOINT_ROWS"}
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ AXES: Mapping[str, tuple[object, ...]] = {
     "layout": ("plain", "transposed"),
     "branched": ("none", "scores", "all"),
     "loads": ("pointer", "tma"),
-    # Of chunks by themselves: which rows are read, and when the chunk's own are.
-    "reads": ("live once", "live each", "all once", "all each"),
+    # Of chunks by themselves: which rows are read, when the chunk's own are, and that more than as many are at once.
+    "reads": ("live once", "live each", "all once", "all each", "live once wide", "all each wide"),
     "block_n": (16, 32),
     "tiles": (1, 2, 4),
     "heads": ((1, 2), (2, 2)),
@@ -102,13 +102,14 @@ class Case:
             # It is one of streams alone.
             return replace(self, algorithm="sequential").config(kernel)
         mode, _, decayed = self.decay.partition(" ")
+        rows_read, own_rows, *wide = self.reads.split()
         choices = {"loads": self.loads} | ({} if mode == "none" else {"decay_mode": mode})
         if self.algorithm == "parallel":
-            rows_read, own_rows = self.reads.split()
             choices |= {"own_rows": own_rows} | ({} if mode == "none" else {"rows_read": rows_read})
         else:
             choices |= {"state_layout": self.layout, "branched": self.branched} | ({"decayed": decayed} if decayed else {})
         constexprs = {"BLOCK_N": self.block_n}
+        constexprs |= {"BLOCK_J": 64 if wide else self.block_n} if self.algorithm == "parallel" else {}
         problem = self.problem(KERNELS[kernel].direction)
         programs = problem.batch_heads
         if KERNELS[kernel].space == "stream":
