@@ -78,7 +78,8 @@ class Study:
     def add(self, trial: Trial) -> None:
         """Keeps one more evaluation."""
         with storage_errors(self._storage):
-            self._study.add_trial(_freeze(self._grid, trial))
+            attributes = {"config": trial.config.to_json(), _MEASUREMENT: trial.measurement.to_json(), "place": trial.place}
+            self._study.add_trial(_freeze(self._grid, trial, _distributions(self._grid), attributes))
         self.trials = sorted([*self.trials, trial], key=lambda trial: trial.place)
 
 
@@ -92,14 +93,16 @@ def trials_of(study: optuna.Study) -> list[Trial]:
     return sorted(reversed(first.values()), key=lambda trial: trial.place)
 
 
-def _freeze(grid: Grid, trial: Trial) -> FrozenTrial:
+def _freeze(
+    grid: Grid, trial: Trial, distributions: dict[str, BaseDistribution], attributes: dict[str, object] | None = None
+) -> FrozenTrial:
     ok = trial.measurement.ok
     return create_trial(
         state=TrialState.COMPLETE if ok else TrialState.PRUNED,
         value=trial.measurement.median_ms if ok else None,
         params=_params(grid, trial.config),
-        distributions=_distributions(grid),
-        user_attrs={"config": trial.config.to_json(), _MEASUREMENT: trial.measurement.to_json(), "place": trial.place},
+        distributions=distributions,
+        user_attrs=attributes,
     )
 
 
@@ -123,7 +126,7 @@ def propose(grid: Grid, trials: Sequence[Trial], pending: Sequence[Config] = (),
     def add_pending(config: Config) -> None:
         study.add_trial(create_trial(state=TrialState.RUNNING, params=_params(grid, config), distributions=distributions))
 
-    study.add_trials([_freeze(grid, trial) for trial in trials])
+    study.add_trials([_freeze(grid, trial, distributions) for trial in trials])
     for config in pending:
         add_pending(config)
     seen = {*(trial.config for trial in trials), *pending}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -58,6 +59,7 @@ class Inputs:
     dfinal_state: Tensor | None
 
     @classmethod
+    @functools.cache
     def of(cls, problem: Problem) -> Inputs:
         generator = torch.Generator().manual_seed(problem.seqlen)
 
@@ -88,14 +90,6 @@ class Inputs:
             names[COUNTERS](self.q.device, 1)
         return found
 
-    def expected(self, problem: Problem) -> list[Tensor]:
-        """The reference's."""
-        given = (self.q, self.k, self.v, self.slopes)
-        if problem.direction == "bwd":
-            return present(*reference.gradients(*given, SCALE, self.do, self.initial_state, self.dfinal_state))
-        o, final_state = reference.recurrence(*given, scale=SCALE, initial_state=self.initial_state)
-        return [o, final_state] if problem.needs_final_state else [o]
-
     def checkpoints(self, rows: int, *, turned: bool) -> Tensor:
         """The reference's states ahead of every so many rows, as a forward pass keeps them."""
         first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if self.initial_state is None else self.initial_state
@@ -106,6 +100,17 @@ class Inputs:
         """The reference's state behind the first ``rows`` rows."""
         head = (tensor[:, :, :rows] for tensor in (self.q, self.k, self.v))
         return reference.recurrence(*head, self.slopes, initial_state=self.initial_state)[1]
+
+
+@functools.cache
+def expected(problem: Problem) -> list[Tensor]:
+    """The reference's results."""
+    inputs = Inputs.of(problem)
+    given = (inputs.q, inputs.k, inputs.v, inputs.slopes)
+    if problem.direction == "bwd":
+        return present(*reference.gradients(*given, SCALE, inputs.do, inputs.initial_state, inputs.dfinal_state))
+    o, final_state = reference.recurrence(*given, scale=SCALE, initial_state=inputs.initial_state)
+    return [o, final_state] if problem.needs_final_state else [o]
 
 
 def present(*values: Tensor | float | None) -> list[Tensor | float]:
@@ -164,7 +169,7 @@ def test_results_are_those_of_the_reference(
     problem = problem_for(problem_of, direction, seqlen, with_states, decay)
     inputs = Inputs.of(problem)
     results = inputs.results(render(problem, plan_for(plan_of, problem, algorithm, loads, BLOCK_D=block_d)).text)
-    check(results, inputs.expected(problem))
+    check(results, expected(problem))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -177,7 +182,7 @@ def test_so_are_those_of_heads_that_have_segments_by_their_decay(
     problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
-    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+    check(inputs.results(render(problem, plan).text), expected(problem))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -191,7 +196,7 @@ def test_so_are_those_of_other_shares(
     problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, "relay", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
-    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+    check(inputs.results(render(problem, plan).text), expected(problem))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -203,7 +208,7 @@ def test_more_segments_than_a_scan_has_in_flight_are_scanned(
     problem = problem_for(problem_of, direction, seqlen, True, "constant")
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, algorithm, "specialized", BLOCK_D=32, PROGRAMS=programs)
-    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+    check(inputs.results(render(problem, plan).text), expected(problem))
 
 
 def parts_of_heads(text: str, slopes: list[float], seqlen: int, parts: int) -> list[int]:
@@ -279,7 +284,7 @@ def test_dk_and_dv_come_side_by_side(
     problem = replace(problem_for(problem_of, "bwd", seqlen, with_states, decay), head_dim_v=D)
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, algorithm, loads, ("dq", "dk_dv"), BLOCK_D=block_d)
-    check(inputs.results(render(problem, plan).text), inputs.expected(problem))
+    check(inputs.results(render(problem, plan).text), expected(problem))
 
 
 @pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative"])
@@ -294,8 +299,8 @@ def test_dq_starts_from_the_states_that_a_forward_pass_has_left(
     handed = handing_over(forward, plan_for(plan_of, behind, "split", "specialized", BLOCK_D=32), problem)
     assert handed is not None
     *results, states = inputs.results(render(problem, handed[0]).text)
-    check(results, inputs.expected(problem))
-    check(inputs.results(render(behind, handed[1]).text, states), inputs.expected(behind))
+    check(results, expected(problem))
+    check(inputs.results(render(behind, handed[1]).text, states), expected(behind))
 
 
 @pytest.mark.parametrize(
@@ -311,11 +316,11 @@ def test_checkpoints_are_the_states_ahead_of_their_rows(
     inputs = Inputs.of(problem)
     plan = plan_for(plan_of, problem, algorithm, loads, BLOCK_D=32, checkpoints="kept", CHECKPOINT_ROWS=CHECKPOINT_ROWS)
     *results, checkpoints = inputs.results(render(problem, plan).text)
-    check(results, inputs.expected(problem))
+    check(results, expected(problem))
     first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
-    expected = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
-    transposed = checkpoints.reshape(BATCH, HEADS, len(expected), E, D)
-    check(transposed.mT.unbind(dim=2), expected)
+    wanted = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
+    transposed = checkpoints.reshape(BATCH, HEADS, len(wanted), E, D)
+    check(transposed.mT.unbind(dim=2), wanted)
 
 
 # Whole heads; three segments of a head; two heads whole, and the third in two segments; or two shares of a head and a half.
@@ -343,4 +348,4 @@ def test_a_walk_makes_all_gradients(
     handed = {"checkpoints": "given", "given_layout": given} if given else {}
     plan = plan_of("dqdkdv", loads="specialized", state_layout="plain", BLOCK_N=32, num_stages=3, **walked, **decayed, **handed)
     kept = [inputs.checkpoints(64, turned=given == "transposed")] if given else []
-    check(inputs.results(render(problem, plan).text, *kept), inputs.expected(problem))
+    check(inputs.results(render(problem, plan).text, *kept), expected(problem))

@@ -40,6 +40,7 @@ def test_pruned_enumeration_is_the_product_filtered(tmp_path: Path) -> None:
         form["parameters"]["num_stages"]["values"] = [2]
         form["parameters"]["num_warps"]["powers_of_two"] = [4, 8]
         form["parameters"]["PROGRAMS"]["values"] = [128, 132]
+        form["parameters"]["BLOCK_N"]["powers_of_two"] = [32, 64]
         form["parameters"]["BLOCK_J"]["powers_of_two"] = [64, 128]
         form["parameters"]["own_rows"]["values"] = ["once"]
         form["parameters"]["loads"]["values"] = ["pointer"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 from types import CodeType
 from typing import Any
 
 import numpy as np
+from renderings import body
 
 CAST = "_cast"
 """Stands for the method ``to``, which arrays do not have."""
@@ -17,9 +19,15 @@ _WIDENED = {"torch.float32": "torch.float64", "4 * numel": "8 * numel"}
 
 def plain(text: str) -> CodeType:
     """The module as code whose globals are to have what the text imports, and ``cast`` as ``CAST``."""
+    return _compiled(body(text))
+
+
+@functools.cache
+def _compiled(text: str) -> CodeType:
+    """Once for all lengths of a sequence, which the text does not depend on."""
     for narrow, wide in _WIDENED.items():
         text = text.replace(narrow, wide)
-    return compile(ast.fix_missing_locations(_Plain().visit(ast.parse(text))), "<emulated>", "exec")
+    return compile(_Plain().visit(ast.parse(text)), "<emulated>", "exec")
 
 
 class _Plain(ast.NodeTransformer):
@@ -34,13 +42,19 @@ class _Plain(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "to":
-            return ast.Call(ast.Name(CAST, ast.Load()), [node.func.value, *node.args], [])
+            return _at(node, ast.Call(_at(node, ast.Name(CAST, ast.Load())), [node.func.value, *node.args], []))
         return node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
         self.generic_visit(node)
         assert isinstance(node.target, ast.Name)
-        return ast.Assign([node.target], ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
+        value = ast.BinOp(_at(node, ast.Name(node.target.id, ast.Load())), node.op, node.value)
+        return _at(node, ast.Assign([node.target], _at(node, value)))
+
+
+def _at(old: ast.AST, new: ast.AST) -> ast.AST:
+    """In the old one's place; to look for places that are missing takes as long as all else."""
+    return ast.copy_location(new, old)
 
 
 def cast(value: Any, dtype: str) -> Any:
