@@ -173,29 +173,23 @@ def test_results_are_those_of_the_reference(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("programs", [16, 40])
+@pytest.mark.parametrize(("algorithm", "programs"), [("balanced", 16), ("balanced", 40), ("relay", 2), ("relay", 40)])
 @sizes
 @states
-def test_so_are_those_of_heads_that_have_segments_by_their_decay(
-    problem_of: ProblemOf, plan_of: PlanOf, direction: str, programs: int, seqlen: int, block_d: int, with_states: bool
+def test_so_are_those_of_segments_by_the_decay_and_of_other_shares(
+    problem_of: ProblemOf,
+    plan_of: PlanOf,
+    direction: str,
+    algorithm: str,
+    programs: int,
+    seqlen: int,
+    block_d: int,
+    with_states: bool,
 ) -> None:
+    """In a share are all heads, or one."""
     problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
     inputs = Inputs.of(problem)
-    plan = plan_for(plan_of, problem, "balanced", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
-    check(inputs.results(render(problem, plan).text), expected(problem))
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("programs", [2, 40])
-@sizes
-@states
-def test_so_are_those_of_other_shares(
-    problem_of: ProblemOf, plan_of: PlanOf, direction: str, programs: int, seqlen: int, block_d: int, with_states: bool
-) -> None:
-    """One of all heads; or one for each."""
-    problem = problem_for(problem_of, direction, seqlen, with_states, "constant")
-    inputs = Inputs.of(problem)
-    plan = plan_for(plan_of, problem, "relay", "specialized", BLOCK_D=block_d, PROGRAMS=programs)
+    plan = plan_for(plan_of, problem, algorithm, "specialized", BLOCK_D=block_d, PROGRAMS=programs)
     check(inputs.results(render(problem, plan).text), expected(problem))
 
 
