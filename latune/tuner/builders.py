@@ -26,6 +26,8 @@ VERIFIED_COMPILER = "latune.tuner.builders:start_verified"
 
 # The slowest compilations seen took a tenth of this.
 _TIMEOUT_S = 180.0
+# Compilers fill all cores: the process that feeds the GPU, and the one that chooses what to try, must not wait for one.
+_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class ParallelBuilder:
 
     def __init__(self, *, workers: int | None = None, runner: str = COMPILER, timeout_s: float = _TIMEOUT_S) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
-        self._start = Start(runner=runner, device_index=0)
+        self._start = Start(runner=runner, device_index=0, niceness=_NICENESS)
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(self.workers)
         self._futures: dict[Compile, Future[Build]] = {}

@@ -62,6 +62,7 @@ def serve(descriptor: int, parent: int) -> None:
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     start = cast(Start, connection.recv())
+    os.nice(start.niceness)
     connection.send(Taken())
     run = _find(start.runner)(start.device_index)
     connection.send(Ready())

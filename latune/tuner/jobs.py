@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """The first message: which runner (``module:function``) serves jobs, on which device."""
+    """The first message: which runner (``module:function``) serves jobs, on which device, and how far it gives way to others.
+
+    Attributes:
+        niceness: what is added to the process's own, as ``os.nice`` has it.
+    """
 
     runner: str
     device_index: int
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,13 @@ def test_processes_that_are_begun_come_up_before_there_is_need(fake_builds: Modu
     assert not any(process.alive for process in begun)
 
 
+def test_compilers_give_way_to_what_feeds_the_gpu(fake_builds: ModuleType, begun: list[Process]) -> None:
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        builder(PROBLEM, plan(fake_builds), GPU)
+        niceness = os.getpriority(os.PRIO_PROCESS, begun[0].popen.pid)
+    assert niceness > os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(fake_builds: ModuleType, begun: list[Process]) -> None:
     with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
         builder.begin()
