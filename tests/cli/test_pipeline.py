@@ -22,7 +22,7 @@ from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import StaticEvaluator
 from latune.tuner.tune import Tuned
 
-SHAPE = ("--gpu", "a100", "--shape", "1,2,256,64")
+SHAPE = ("--gpu", "a100", "--shape", "1,2,256,32")
 A100 = find_gpu("a100")
 
 
@@ -86,8 +86,8 @@ def test_tune_reports_progress_in_plain_lines_on_stderr(tuned):
     _, result = tuned
     lines = result.stderr.splitlines()
     assert lines[0].startswith("tuning 2 problems for NVIDIA A100, not in this machine")
-    assert any(line.startswith("[1/2] fwd 1,2,256,64 o 2/2 trials, best ") for line in lines)
-    assert any(line.startswith("[2/2] bwd 1,2,256,64 dkdv 2/2 trials, best ") for line in lines)
+    assert any(line.startswith("[1/2] fwd 1,2,256,32 o 2/2 trials, best ") for line in lines)
+    assert any(line.startswith("[2/2] bwd 1,2,256,32 dkdv 2/2 trials, best ") for line in lines)
     assert "\x1b" not in result.stderr + result.stdout
 
 
@@ -122,17 +122,17 @@ def test_what_goes_to_a_folder_is_looked_up_there_by_the_closing_call(replayed, 
 
 
 def test_shapes_of_one_bucket_are_tuned_once(replayed, run):
-    result = run("tune", *SHAPE, "--shape", "2,1,250,64", "--direction", "fwd", "--json")
-    assert [tuned["problem"] for tuned in json.loads(result.stdout)["tuned"]] == ["fwd 1,2,256,64,64 bf16 decay=constant"]
-    assert "leaving out fwd 2,1,250,64,64 bf16 decay=constant: fwd 1,2,256,64,64" in result.stderr
+    result = run("tune", *SHAPE, "--shape", "2,1,250,32", "--direction", "fwd", "--json")
+    assert [tuned["problem"] for tuned in json.loads(result.stdout)["tuned"]] == ["fwd 1,2,256,32,32 bf16 decay=constant"]
+    assert "leaving out fwd 2,1,250,32,32 bf16 decay=constant: fwd 1,2,256,32,32" in result.stderr
 
 
 def test_transfer_races_what_neighbours_have_and_passes_over_what_is_known(cache, run):
-    shapes = (*SHAPE, "--shape", "8,32,512,64", "--direction", "fwd", "--transfer")
+    shapes = (*SHAPE, "--shape", "8,32,512,32", "--direction", "fwd", "--transfer")
     result = run("tune", *shapes, "--json")
     tuned = json.loads(result.stdout)["tuned"]
     assert "1 of 2 buckets have an entry already" in result.stderr
-    assert [entry["problem"] for entry in tuned] == ["fwd 8,32,512,64,64 bf16 decay=constant"]
+    assert [entry["problem"] for entry in tuned] == ["fwd 8,32,512,32,32 bf16 decay=constant"]
     known = next(entry for entry in _entries(cache) if entry.bucket.direction == "fwd" and entry.bucket.seqlen == 256)
     with ParallelBuilder(workers=1) as builder:
         problem = replace(known.problem, batch=8, num_heads=32, seqlen=512)
@@ -210,9 +210,9 @@ def test_show_lists_the_entries(cache, run):
 def test_show_explains_a_shape(cache, run):
     result = run("show", *SHAPE, "--direction", "fwd")
     assert "step: exact" in result.stdout and "registers" in result.stdout and "tune it" not in result.stdout
-    longer = run("show", "--gpu", "a100", "--shape", "1,2,512,64", "--direction", "bwd")
+    longer = run("show", "--gpu", "a100", "--shape", "1,2,512,32", "--direction", "bwd")
     assert "step: nearest" in longer.stdout
-    assert "tune it: latune tune --gpu a100 --shape 1,2,512,64,64 --dtype bf16 --direction bwd" in longer.stdout
+    assert "tune it: latune tune --gpu a100 --shape 1,2,512,32,32 --dtype bf16 --direction bwd" in longer.stdout
 
 
 def test_show_explains_a_shape_in_json(cache, run):
@@ -289,7 +289,7 @@ def test_verify_refuses_what_would_be_other_code_now(cache, run, change, why):
     assert any(why in detail for detail in details) and all("dispatcher ignores it" in detail for detail in details)
     result = run("verify", *SHAPE)
     assert result.exit_code == 1 and result.stdout.count("stale") == 2
-    assert "latune tune --gpu a100 --shape 1,2,256,64,64 --dtype bf16 --direction fwd --decay constant --fresh" in result.stderr
+    assert "latune tune --gpu a100 --shape 1,2,256,32,32 --dtype bf16 --direction fwd --decay constant --fresh" in result.stderr
     assert "Error: 2 of 2 entries failed" in result.stderr
 
 
@@ -364,7 +364,7 @@ def test_a_backward_pass_that_loses_its_start_is_named(replayed, run, monkeypatc
     monkeypatch.setattr(session, "hands_over", lambda *_: next(answers))
     result = run("tune", *SHAPE, "--direction", directions)
     assert result.exit_code == 0, result.stderr
-    command = "latune tune --gpu a100 --shape 1,2,256,64,64 --dtype bf16 --direction bwd --decay constant"
+    command = "latune tune --gpu a100 --shape 1,2,256,32,32 --dtype bf16 --direction bwd --decay constant"
     assert (command in result.stderr) is said
     assert next(answers, None) is None, "asked before and, if need be, after"
 

@@ -14,7 +14,7 @@ from latune.tuner.regret import Regret
 
 A100 = find_gpu("a100")
 
-SHAPES = ("--gpu", "a100", "--shape", "1,2,200,64", "--shape", "1,3,300,64", "--direction", "fwd", "--trials", "3")
+SHAPES = ("--gpu", "a100", "--shape", "1,2,200,32", "--shape", "1,3,300,32", "--direction", "fwd", "--trials", "3")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_measure", lambda problem, *rest: measured.append(str(problem)) or measure(problem, *rest))
     again = run("regret", *SHAPES, "--json", str(path))
     assert again.exit_code == 0 and "2 shapes: median regret" in again.stdout
-    assert measured == ["fwd 1,3,300,64,64 bf16 decay=constant"]
+    assert measured == ["fwd 1,3,300,32,32 bf16 decay=constant"]
     assert json.loads(path.read_text(encoding="utf-8"))["regrets"][0] == only
 
     kept = json.loads((tmp_path / "root" / "regrets" / "nvidia-a100-static.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     document["regrets"][0]["served"] = "an entry that is no longer there"
     path.write_text(json.dumps(document), encoding="utf-8")
     assert run("regret", *SHAPES[:4], *SHAPES[6:], "--json", str(path)).exit_code == 0
-    assert measured[1:] == ["fwd 1,2,200,64,64 bf16 decay=constant"]
+    assert measured[1:] == ["fwd 1,2,200,32,32 bf16 decay=constant"]
 
 
 @pytest.mark.parametrize(

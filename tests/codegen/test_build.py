@@ -101,7 +101,7 @@ def test_warps_of_their_own_compile(problem_of: ProblemOf, plan_of: PlanOf, kern
 
 
 def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, plan_of: PlanOf) -> None:
-    problem = problem_of("bwd", batch=2, num_heads=3, seqlen=1000, head_dim_k=64, head_dim_v=96)
+    problem = problem_of("bwd", batch=2, num_heads=3, seqlen=1000, head_dim_k=48, head_dim_v=32)
     split = plan_of("dq", algorithm="split", BLOCK_E=32, BLOCK_N=32, PROGRAMS=4 * 6 * 2)
     scan = plan_of("dkdv", algorithm="scan", BLOCK_N=64, PROGRAMS=8 * 6)
     built = build(problem, Plan((*split.steps, *scan.steps)), H200)
@@ -110,7 +110,7 @@ def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, pl
         ("dq_states_kernel", heads * slices * (segments - 1)),
         ("dq_kernel", heads * slices * segments),
         ("dkdv_states_kernel", heads * (scan_segments - 1)),
-        ("dkdv_scan_kernel", heads * 64 * 96 // 512),
+        ("dkdv_scan_kernel", heads * 48 * 32 // 512),
         ("dkdv_kernel", heads * scan_segments),
     ]
     assert all(kernel.registers > 0 for kernel in built.kernels)
@@ -118,7 +118,7 @@ def test_kernels_come_in_launch_order_with_their_grids(problem_of: ProblemOf, pl
 
 def test_heads_that_are_left_over_by_a_wave_are_split(problem_of: ProblemOf, plan_of: PlanOf) -> None:
     """Of 11 heads in two slices each, 8 fill 16 programs; the other 3 are cut in two: 4 segments of them would be 24."""
-    problem = problem_of("bwd", batch=1, num_heads=11, seqlen=1000, head_dim_k=64, head_dim_v=96)
+    problem = problem_of("bwd", batch=1, num_heads=11, seqlen=1000, head_dim_k=48, head_dim_v=32)
     whole, left, slices = 8, 3, 2
     stream = plan_of("dq", algorithm="remainder", BLOCK_E=32, BLOCK_N=32, PROGRAMS=16)
     fused = plan_of("dkdv", algorithm="remainder", BLOCK_N=64, PROGRAMS=8)
@@ -132,8 +132,8 @@ def test_heads_that_are_left_over_by_a_wave_are_split(problem_of: ProblemOf, pla
 
 
 def test_with_given_states_dq_needs_no_first_pass_and_no_more_registers(problem_of: ProblemOf, plan_of: PlanOf) -> None:
-    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000)
-    options = {"BLOCK_N": 64, "PROGRAMS": 32, "state_layout": "transposed"}
+    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000, head_dim_k=64, head_dim_v=64)
+    options = {"BLOCK_D": 64, "BLOCK_E": 64, "BLOCK_N": 64, "PROGRAMS": 32, "state_layout": "transposed"}
     states, plain = build(problem, plan_of("dq", algorithm="split", **options), H200).kernels
     assert (states.name, plain.name) == ("dq_states_kernel", "dq_kernel")
     for layout in ("plain", "transposed"):
@@ -177,8 +177,8 @@ def test_the_default_of_one_walk_compiles(problem_of: ProblemOf) -> None:
 
 
 def test_chained_kernels_compile_to_as_much_as_others(problem_of: ProblemOf, plan_of: PlanOf) -> None:
-    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000, head_dim_k=64, head_dim_v=64)
-    plan = plan_of("dq", "dkdv", algorithm="split", BLOCK_D=64, BLOCK_E=64, BLOCK_N=32, PROGRAMS=32)
+    problem = problem_of("bwd", batch=1, num_heads=4, seqlen=1000, head_dim_k=32, head_dim_v=32)
+    plan = plan_of("dq", "dkdv", algorithm="split", BLOCK_D=32, BLOCK_E=32, BLOCK_N=32, PROGRAMS=32)
     plain, chained = (build(problem, one, H200).kernels for one in (plan, plan.chained()))
     assert [kernel.name for kernel in chained] == [kernel.name for kernel in plain]
     for one, other in zip(plain, chained, strict=True):
@@ -194,7 +194,8 @@ def test_too_much_shared_memory_is_seen(problem_of: ProblemOf, plan_of: PlanOf) 
 
 
 def test_spills_are_seen(problem_of: ProblemOf, plan_of: PlanOf) -> None:
-    assert build(problem_of(), plan_of("o", BLOCK_N=64, BLOCK_E=128, num_warps=2, num_stages=1), H200).spill_bytes > 0
+    problem = problem_of(head_dim_k=64, head_dim_v=64)
+    assert build(problem, plan_of("o", BLOCK_D=64, BLOCK_E=64, BLOCK_N=32, num_warps=1, num_stages=1), H200).spill_bytes > 0
 
 
 def test_a_second_build_gives_the_same_binary(

@@ -51,57 +51,63 @@ CASES = [
 DOCUMENT = {"gpu": {"title": "NVIDIA H200"}, "cases": CASES}
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """Draws a document; the words in each plot, by its name."""
+def _drawn(folder, document=DOCUMENT):
+    """The plots of a document, by name."""
     pytest.importorskip("matplotlib")
+    plotter(folder)(to_records(document))
+    return {path.name: path.read_bytes() for path in folder.glob("*.svg")}
 
-    def draw(document=DOCUMENT):
-        plotter(tmp_path)(to_records(document))
-        trees = {path.name: ElementTree.parse(path) for path in tmp_path.glob("*.svg")}
-        return {name: [word.text for word in tree.iter("{http://www.w3.org/2000/svg}text")] for name, tree in trees.items()}
 
-    return draw
+def _words(plot):
+    return [word.text for word in ElementTree.fromstring(plot).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.fixture(scope="module")
+def plots(tmp_path_factory):
+    return _drawn(tmp_path_factory.mktemp("plots"))
+
+
+@pytest.fixture
+def texts(plots):
+    """The words in each plot, by its name."""
+    return {name: _words(plot) for name, plot in plots.items()}
 
 
 def test_there_is_a_plot_for_the_head_dims_of_several_lengths_and_two_of_bars(texts):
     times = {"time-fwd-d64.svg", "time-fwd-d128-e64.svg", "time-bwd-d64.svg"}
     bars = {"speedup-fwd.svg", "speedup-bwd.svg", "memory-fwd.svg", "memory-bwd.svg"}
-    assert set(texts()) == times | bars
+    assert set(texts) == times | bars
 
 
 def test_times_have_a_line_a_peer_and_the_roof_in_a_panel_for_each_batch(texts):
-    words = texts()["time-fwd-d64.svg"]
+    words = texts["time-fwd-d64.svg"]
     assert {"latune", "fla chunk_simple_gla", "lightning_attn", "SDPA flash (softmax)", "memory roof"} <= set(words)
     assert {"B 1, H 2", "B 4, H 2", "1024", "4096", "32768", "NVIDIA H200, forward, D 64"} <= set(words)
     assert "lightning_attn: wrong at 4,2,4096,64" in words
-    assert "NVIDIA H200, forward, D 128, E 64" in texts()["time-fwd-d128-e64.svg"]
+    assert "NVIDIA H200, forward, D 128, E 64" in texts["time-fwd-d128-e64.svg"]
 
 
 def test_speedups_are_over_peers_of_the_same_function_and_name_what_is_missing(texts):
-    forward = texts()["speedup-fwd.svg"]
+    forward = texts["speedup-fwd.svg"]
     assert "4,2,1024,128,64" in forward and {"2.50", "0.80", "wrong", "unavailable"} <= set(forward)
     assert "SDPA flash" not in forward and "latune" not in forward
 
 
-def test_without_latunes_time_there_is_no_speedup(texts):
+def test_without_latunes_time_there_is_no_speedup(tmp_path):
     case = _case("fwd", 4, 1024, latune="wrong")
     for result in case["results"]:
         result["times_latune"] = None
-    assert texts({**DOCUMENT, "cases": [case]})["speedup-fwd.svg"].count("latune not timed") == 2
+    assert _words(_drawn(tmp_path, {**DOCUMENT, "cases": [case]})["speedup-fwd.svg"]).count("latune not timed") == 2
 
 
 def test_memory_is_that_of_all_peers(texts):
-    words = texts()["memory-fwd.svg"]
+    words = texts["memory-fwd.svg"]
     assert {"latune", "SDPA flash", "1.25", "3.12", "8.75"} <= set(words)
 
 
-def test_a_redrawn_plot_is_the_same_to_the_byte(texts, tmp_path):
-    texts()
-    first = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
-    texts()
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")} == first
-    assert not any(b"<dc:date" in content or b"matplotlib.org" in content for content in first.values())
+def test_a_redrawn_plot_is_the_same_to_the_byte(plots, tmp_path):
+    assert _drawn(tmp_path) == plots
+    assert not any(b"<dc:date" in plot or b"matplotlib.org" in plot for plot in plots.values())
 
 
 def test_colours_are_legible_on_light_and_on_dark_paper():
