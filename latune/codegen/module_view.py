@@ -144,7 +144,7 @@ class ModuleView:
 
     @property
     def _storing_states(self) -> list[StepView]:
-        return [step for step in self.steps if step.makes_states or step.relayed]
+        return [step for step in self.steps if step.stores_states]
 
     @property
     def arguments(self) -> list[str]:

@@ -67,11 +67,12 @@ def render(problem: Problem, plan: Plan) -> Source:
 def _views(problem: Problem, plan: Plan) -> list[StepView]:
     last = len(plan.steps) - 1
     alone = [StepView(problem=problem, step=step) for step in plan.steps]
-    lends = alone[last].given
+    # What is handed on from share to share is fp32, whatever the memory.
+    lends = alone[last].given and not any(view.relayed for view in alone)
     views = []
     for index, view in enumerate(alone):
-        # Segments' states of all steps have the same memory, and that may be what the last step writes to.
-        used = any(other.makes_states for other in alone[:index])
+        # States of all steps have the same memory, and that may be what the last step writes to.
+        used = any(other.stores_states for other in alone[:index])
         views.append(
             replace(
                 view,
@@ -79,7 +80,7 @@ def _views(problem: Problem, plan: Plan) -> list[StepView]:
                 precedes=index < last,
                 # Programs that wait for one another have to start together (see order.jinja).
                 chained=plan.is_chained and not view.waits,
-                alongside=not (used and (view.makes_states or (lends and index == last))),
+                alongside=not (used and (view.stores_states or (lends and index == last))),
                 may_borrow=lends and index < last,
             )
         )

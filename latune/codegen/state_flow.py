@@ -41,6 +41,16 @@ class StateFlow(Partition):
         return self.segmented and not self.given
 
     @property
+    def passes_states(self) -> bool:
+        """Its kernels pass states to one another, or programs of one do: of segments, or of shares."""
+        return self.segmented or self.relayed
+
+    @property
+    def stores_states(self) -> bool:
+        """It writes these itself."""
+        return self.makes_states or self.relayed
+
+    @property
     def cooperates(self) -> bool:
         """Its main kernel does, in whose programs they are made for one another."""
         return self.makes_states and self.algorithm in ("cooperative", "balanced")

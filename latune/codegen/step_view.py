@@ -205,7 +205,7 @@ class StepView(StateFlow):
     @property
     def loads_start(self) -> bool:
         """The walk of some head, or segment, starts from a state that it loads."""
-        return self.segmented or self.relayed or self.state_in is not None
+        return self.passes_states or self.state_in is not None
 
     @property
     def has_states_of_heads(self) -> bool:
@@ -250,7 +250,7 @@ class StepView(StateFlow):
     def states(self) -> list[str]:
         """State arguments of the main kernel, in order, with the counters at which the makers of states meet."""
         given = self.state_in if self.cooperates or not self.scanned else None
-        scratch = "segment_states" if self.segmented or self.relayed else None
+        scratch = "segment_states" if self.passes_states else None
         counters = "counters" if self.waits else None
         checkpoints = "checkpoints" if self.uses_checkpoints else None
         return [name for name in (given, self.state_out, scratch, counters, checkpoints) if name]

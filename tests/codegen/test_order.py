@@ -79,13 +79,27 @@ def test_chained_steps_run_alongside_unless_they_use_the_same_memory(
     assert ["gdc_launch_dependents()" in chunk for chunk in found] == [True] * len(expected) + [False]
 
 
+SPECIALIZED = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64}
+
+
 @pytest.mark.parametrize(("algorithm", "expected"), [("sequential", ["last", "last"]), ("split", ["first"] * 5)])
 def test_kernels_with_warps_of_their_own_run_alongside_too(
     problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, expected: list[str]
 ) -> None:
-    form = {"loads": "specialized", "state_layout": "transposed", "branched": "none", "BLOCK_N": 64}
-    text = render(problem_of("bwd"), plan_of("dq", "dk", "dv", algorithm=algorithm, **form).chained()).text
+    text = render(problem_of("bwd"), plan_of("dq", "dk", "dv", algorithm=algorithm, **SPECIALIZED).chained()).text
     assert [waits(chunk) for chunk in top_level(text) if "gdc_wait" in chunk] == expected
+
+
+def test_states_that_are_handed_on_are_in_the_same_memory_too(problem_of: ProblemOf, plan_of: PlanOf) -> None:
+    algorithms = (("dq", "relay"), ("dk", "remainder"), ("dv", "sequential"))
+    steps = [step for name, one in algorithms for step in plan_of(name, algorithm=one, **SPECIALIZED).steps]
+    text = render(problem_of("bwd"), Plan(tuple(steps)).chained()).text
+    kernels = {only_function(chunk).name: chunk for chunk in top_level(text) if "gdc_wait" in chunk}
+    assert {name: waits(chunk) for name, chunk in kernels.items()} == {
+        "dk_states_kernel": "first",
+        "dk_kernel": "first",
+        "dv_kernel": "last",
+    }
 
 
 def test_a_walk_that_is_cut_and_makes_its_checkpoints_waits_for_the_states_alone(

@@ -15,6 +15,7 @@ from renderings import body, check_formatted, check_line_length, check_names, wr
 
 from latune.codegen.build import build
 from latune.codegen.load import load
+from latune.codegen.partition import Partition
 from latune.codegen.render import render
 from latune.gpu import find_gpu
 from latune.ops import slopes
@@ -35,7 +36,7 @@ STATES = {"has_initial_state": True, "needs_final_state": True}
 # Heads, and a length that is no multiple of a chunk's rows.
 SMALL = {"batch": 2, "num_heads": 5, "seqlen": 1000}
 # Programs where others have 128: so few that waves leave heads over, or that shares end inside heads.
-FEW = {"remainder": 16, "relay": 12}
+FEW = {"remainder": 16, "relay": 8}
 
 
 def walk_plan(plan_of: PlanOf, mode: str | None, **changes: str | int) -> Plan:
@@ -104,6 +105,15 @@ def test_without_decay_nothing_of_it_is_left(texts: list[str]) -> None:
         assert not re.search(r"slope|exp2|\bexp\b|_decayed|LOG2|across|to_state", body(text))
 
 
+@pytest.mark.parametrize(("algorithm", "lent"), [("split", True), ("relay", False)])
+def test_states_that_are_handed_on_borrow_no_memory(problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, lent: bool) -> None:
+    """They are of another dtype than the output that would lend it."""
+    given = {"algorithm": "split", "segment_states": "given", "given_layout": "transposed"}
+    forms = (("dk", {"algorithm": "split"}), ("dv", {"algorithm": algorithm}), ("dq", given))
+    steps = [step for name, form in forms for step in plan_of(name, **SPECIALIZED, **form).steps]
+    assert ("borrow" in render(problem_of("bwd"), Plan(tuple(steps))).text) == lent
+
+
 @pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize(
     ("form", "most", "most_of_shares"),
@@ -141,6 +151,8 @@ def worker() -> Iterator[Worker]:
 
 def check(worker: Worker, problem: Problem, *plans: Plan) -> None:
     """On every case of verification, some with strides, lengths and slopes of their own, then timed."""
+    parts = [Partition(problem=problem, step=step) for plan in plans for step in plan.steps]
+    assert all(part.shares < problem.batch_heads for part in parts if part.relayed), "no state would be handed on"
     for measurement in worker.race(problem, [(plan, render(problem, plan)) for plan in plans], rounds=5):
         assert measurement.ok, measurement.detail
 
