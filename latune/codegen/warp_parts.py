@@ -68,24 +68,28 @@ def _of_a_walk(step: StepView) -> dict[str, list[str]]:
     """Of all gradients: see specialized_walk.jinja."""
     decayed = step.decay != "none"
     made = ["ring_p", "ring_dp", *(["ring_q_decayed"] if decayed else [])]
-    slope = ["slopes" if step.relayed else "slope"] if decayed else []
-    share = ["begin", "end", "pairs", "num_segments", "seqlen"]
-    place = [*share, "num_heads"] if step.relayed else ["i_b", "i_h", "last", "num_chunks"]
-    of_states = (
-        [*([] if step.relayed else ["seqlen"]), "i_p" if step.relayed else "i_bh", "D", "E"] if step.states_of_walk else []
-    )
+    if step.relayed:
+        share = ["begin", "end", "pairs", "num_segments", "seqlen"]
+        place = loaded = [*share, "num_heads"]
+        chunks = [*share, *(["num_heads"] if decayed else []), "CHECKPOINT_ROWS"]
+        slope, stored, rows = "slopes", ["i_p"], ["CHECKPOINT_ROWS"]
+    else:
+        place, loaded = ["i_b", "i_h", "last", "num_chunks"], ["i_b", "i_h", "i_bh", "last", "num_chunks"]
+        chunks = ["num_chunks"]
+        slope, stored, rows = "slope", ["seqlen", "i_bh"], []
+    decay = [slope] if decayed else []
+    of_states = [*stored, "D", "E"] if step.states_of_walk else []
     segment = ["segment_rows", "num_segments", "i_s"] if step.segmented else []
     rest = ["i_rest"] if step.remainder else []
     blocks = ["BLOCK_N", "BLOCK_D", "BLOCK_E", "STAGES"]
 
     load = [*_names(step), "checkpoints", *_rings(step), "ring_kept", "filled", "free", *_KEPT_BARRIERS]
-    load += [*(place if step.relayed else ["i_b", "i_h", "i_bh", "last", "num_chunks"]), "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"]
-    chunks = [*share, *(["num_heads"] if decayed else []), "CHECKPOINT_ROWS"] if step.relayed else ["num_chunks"]
-    score = [*_rings(step), *made, *_BARRIERS, *slope, "scale", *chunks, *blocks]
-    walk = ["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS, *slope, *step.states_of_walk, "scale"]
-    walk += [*place, *of_states, *segment, *rest, *(["CHECKPOINT_ROWS"] if step.relayed else []), *blocks]
+    load += [*loaded, "BLOCK_N", "CHECKPOINT_ROWS", "STAGES"]
+    score = [*_rings(step), *made, *_BARRIERS, *decay, "scale", *chunks, *blocks]
+    walk = ["dk", "dv", *_rings(step), *made, "staged_dk", "staged_dv", *_BARRIERS, *decay, *step.states_of_walk, "scale"]
+    walk += [*place, *of_states, *segment, *rest, *rows, *blocks]
     queries = ["dq", "ring_k", "ring_v", "ring_do", "ring_kept", "ring_dp", "staged_state", "staged_dq"]
-    queries += [*_BARRIERS, *_KEPT_BARRIERS, *slope, "scale", *place, "CHECKPOINT_ROWS", *blocks]
+    queries += [*_BARRIERS, *_KEPT_BARRIERS, *decay, "scale", *place, "CHECKPOINT_ROWS", *blocks]
     return {"load": load, "score": score, "walk": walk, "queries": queries}
 
 

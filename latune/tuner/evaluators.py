@@ -22,7 +22,7 @@ from latune.tuner.failures import Failures
 from latune.tuner.jobs import Arm, DeviceReport
 from latune.tuner.occupancy import over_limit
 from latune.tuner.predict import predict
-from latune.tuner.resumed import Relay
+from latune.tuner.resumed import Handover
 from latune.tuner.worker import RACE_TIMEOUT_S, Worker
 
 STATIC_PROTOCOL = "static-2"
@@ -191,8 +191,8 @@ class MeasuredEvaluator(_Built):
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
         super().prepare(plans, urgent=urgent)
-        relays = filter(None, (Relay.of(plan, self.problem, self.ahead) for plan in plans))
-        for problem, variant in dict.fromkeys(chain.from_iterable(relay.variants for relay in relays)):
+        handovers = filter(None, (Handover.of(plan, self.problem, self.ahead) for plan in plans))
+        for problem, variant in dict.fromkeys(chain.from_iterable(handover.variants for handover in handovers)):
             self._builder.prepare(problem, [variant], self.gpu, urgent=urgent)
 
     def build(self, plan: Plan) -> Build | Measurement:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relay:
+class Handover:
     """Two plans, the second of which starts from what the first one keeps.
 
     Attributes:
@@ -39,8 +39,8 @@ class Relay:
     taker: Plan
 
     @classmethod
-    def of(cls, plan: Plan, problem: Problem, ahead: Plan | None) -> Relay | None:
-        """The relay of a backward plan; None where it starts from its inputs alone.
+    def of(cls, plan: Plan, problem: Problem, ahead: Plan | None) -> Handover | None:
+        """The handover of a backward plan; None where it starts from its inputs alone.
 
         Args:
             ahead: the forward plan that runs before it; None: not known, and any that a plan needs for its checkpoints.
@@ -76,16 +76,16 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The modules of a relay: the pass of the second from what the first has made."""
+    """The modules of a handover: the pass of the second from what the first has made."""
 
-    relay: Relay
+    handover: Handover
     keeper: ModuleType
     taker: ModuleType
 
     @classmethod
-    def load(cls, relay: Relay) -> Resumed:
-        keeper, taker = (load(render(problem, plan)) for problem, plan in relay.variants)
-        return cls(relay, keeper, taker)
+    def load(cls, handover: Handover) -> Resumed:
+        keeper, taker = (load(render(problem, plan)) for problem, plan in handover.variants)
+        return cls(handover, keeper, taker)
 
     def launch(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Both passes; what the second one returns."""
@@ -101,12 +101,12 @@ class Resumed:
         """
         kept = self._keep(inputs)
         taker = _Given(self.taker, kept)
-        if self.relay.keeper_is_ahead:
+        if self.handover.keeper_is_ahead:
             return lambda: inputs.launch(taker)
         return lambda: (kept.clone(), *inputs.launch(taker))
 
     def _keep(self, inputs: Inputs) -> Tensor:
-        *_, kept = (inputs.without_gradients if self.relay.keeper_is_ahead else inputs).launch(self.keeper)
+        *_, kept = (inputs.without_gradients if self.handover.keeper_is_ahead else inputs).launch(self.keeper)
         return kept
 
 
@@ -135,14 +135,14 @@ class Forms:
 
     @classmethod
     def load(cls, problem: Problem, plan: Plan, source: Source, ahead: Plan | None) -> Forms:
-        relay = Relay.of(plan, problem, ahead)
-        return cls(load(source), None if relay is None else Resumed.load(relay))
+        handover = Handover.of(plan, problem, ahead)
+        return cls(load(source), None if handover is None else Resumed.load(handover))
 
     def launches(self, cases: Sequence[Case]) -> Iterator[tuple[Launch, tuple[Case, ...]]]:
         """What is verified: each form, on the cases that it serves."""
         yield partial(Inputs.launch, module=self.alone), tuple(cases)
         if self.resumed is not None:
-            yield self.resumed.launch, tuple(case for case in cases if self.resumed.relay.serves(case.inputs))
+            yield self.resumed.launch, tuple(case for case in cases if self.resumed.handover.serves(case.inputs))
 
     def calls(self, sets: Sequence[Inputs]) -> list[Callable[[], object]]:
         """What is timed, for each set of inputs."""

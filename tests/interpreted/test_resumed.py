@@ -14,7 +14,7 @@ from latune.config import Config
 from latune.plan import KERNELS, Plan, Step
 from latune.problem import Problem
 from latune.tuner.cases import small_cases, timed_case
-from latune.tuner.resumed import Forms, Relay, Resumed
+from latune.tuner.resumed import Forms, Handover, Resumed
 from latune.tuner.runner import GpuRunner
 from latune.tuner.verify import Fixture, verify
 
@@ -41,9 +41,9 @@ def fixture() -> Fixture:
 
 
 def resumed(plan: Plan = PLAN, ahead: Plan | None = None) -> Resumed:
-    relay = Relay.of(plan, PROBLEM, ahead)
-    assert relay is not None
-    return Resumed.load(relay)
+    handover = Handover.of(plan, PROBLEM, ahead)
+    assert handover is not None
+    return Resumed.load(handover)
 
 
 def stream(kernel: str, *, block_n: int = 32, programs: int = 64) -> Step:
@@ -117,9 +117,9 @@ def test_states_that_lie_where_dq_will_be_are_right(dtype: str, algorithm: str, 
     problem = replace(PROBLEM, dtype=dtype, batch=1, num_heads=2, seqlen=300, head_dim_k=32, head_dim_v=32)
     steps = [stream(name, programs=8) for name in others]
     plan = Plan((stream("dq", programs=8), *(replace(x, config=replace(x.config, algorithm=algorithm)) for x in steps)))
-    relay = Relay.of(plan, problem, Plan((stream("o", programs=8),)))
-    assert relay is not None
-    form, case = Resumed.load(relay), timed_case(problem, torch.device("cpu"), 0)
+    handover = Handover.of(plan, problem, Plan((stream("o", programs=8),)))
+    assert handover is not None
+    form, case = Resumed.load(handover), timed_case(problem, torch.device("cpu"), 0)
     assert verify(form.launch, plan, Fixture(problem=problem, cases=(case,), fingerprint=0)).ok
     _, *alone = case.inputs.launch(load(render(problem, plan)))
     _, *behind = form.launch(case.inputs)
@@ -129,7 +129,9 @@ def test_states_that_lie_where_dq_will_be_are_right(dtype: str, algorithm: str, 
 def test_a_plan_that_is_handed_nothing_is_timed_from_its_inputs() -> None:
     whole = Plan((Step(kernel="o", config=replace(stream("o").config, algorithm="sequential")),))
     forward = replace(PROBLEM, direction="fwd")
-    assert Relay.of(BEHIND, PROBLEM, None) is Relay.of(BEHIND, PROBLEM, whole) is Relay.of(AHEAD, forward, AHEAD) is None
+    assert (
+        Handover.of(BEHIND, PROBLEM, None) is Handover.of(BEHIND, PROBLEM, whole) is Handover.of(AHEAD, forward, AHEAD) is None
+    )
 
 
 def test_a_walk_whose_checkpoints_the_forward_plan_cannot_keep_is_timed_from_its_inputs() -> None:
@@ -137,16 +139,16 @@ def test_a_walk_whose_checkpoints_the_forward_plan_cannot_keep_is_timed_from_its
         Plan((replace(step, config=replace(step.config, algorithm="sequential")),))
         for step in (stream("o"), stream("o", block_n=128))
     )
-    assert Relay.of(PLAN, PROBLEM, whole) == Relay.of(PLAN, PROBLEM, None)
-    assert Relay.of(PLAN, PROBLEM, longer) is None, "checkpoints are 64 rows apart"
+    assert Handover.of(PLAN, PROBLEM, whole) == Handover.of(PLAN, PROBLEM, None)
+    assert Handover.of(PLAN, PROBLEM, longer) is None, "checkpoints are 64 rows apart"
 
 
 def test_plans_that_are_cut_alike_by_chance_are_verified_where_they_are() -> None:
     problem = replace(PROBLEM, num_heads=5, seqlen=512)
     plan = Plan(tuple(stream(name, programs=20) for name in ("dq", "dk", "dv")))
-    relay = Relay.of(plan, problem, Plan((stream("o", block_n=64, programs=20),)))
-    assert relay is not None
-    forms = Forms(load(render(problem, plan)), Resumed.load(relay))
+    handover = Handover.of(plan, problem, Plan((stream("o", block_n=64, programs=20),)))
+    assert handover is not None
+    forms = Forms(load(render(problem, plan)), Resumed.load(handover))
     cases = tuple(small_cases(PROBLEM, torch.device("cpu"), 0))
     (_, every), (_, served) = forms.launches(cases)
     assert every == cases

@@ -19,7 +19,7 @@ from latune.problem import Problem
 from latune.tuner import evaluators
 from latune.tuner.evaluators import MeasuredEvaluator, StaticEvaluator
 from latune.tuner.jobs import Arm, DeviceReport
-from latune.tuner.resumed import Relay
+from latune.tuner.resumed import Handover
 
 GPU = find_gpu("h200")
 PROBLEM = Problem(
@@ -152,14 +152,14 @@ def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds,
     walk = fake_builds.one("dqdkdv", fake_builds.config("plain", block_d=None, block_e=None))
     whole, cut = (fake_builds.one("dq", fake_builds.config("plain", **one)) for one in ({}, segments))
     MeasuredEvaluator(problem, GPU, builds, FakeWorker()).prepare([walk, whole, cut])
-    checkpoints = Relay.of(walk, problem, None)
+    checkpoints = Handover.of(walk, problem, None)
     assert builds.prepared == [walk, whole, cut, checkpoints.keeper, checkpoints.taker]
     assert builds.problems == [problem] * 5
     ahead = fake_builds.one("o", fake_builds.config("plain", **segments))
     measured = MeasuredEvaluator(problem, GPU, builds, FakeWorker(), ahead)
     builds.prepared.clear(), builds.problems.clear()
     measured.prepare([whole, cut])
-    states = Relay.of(cut, problem, ahead)
+    states = Handover.of(cut, problem, ahead)
     assert builds.prepared == [whole, cut, states.keeper, states.taker]
     assert builds.problems == [problem, problem, forward, problem]
     assert builds.urgent == {True}
