@@ -126,6 +126,7 @@ FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 _OUTPUTS = ("o", "dq", "dk", "dv")
 
 _LAUNCH_PDL = "launch_pdl"
+_WAITING = ("cooperative", "balanced", "relay")
 """Triton's name for programmatic dependent launch, by which a plan in JSON says in each of its steps that it is chained."""
 
 
@@ -195,6 +196,13 @@ class Plan:
     def stateless(self) -> bool:
         """One of its kernels reads all rows that it depends on: it neither takes a state nor leaves one."""
         return any(step.config.algorithm == "parallel" for step in self.steps)
+
+    @property
+    def programs_at_once(self) -> int:
+        """The most that wait for one another in one launch, and so have to run at the same time; 0 where none do."""
+        waiting = (step for step in self.steps if step.config.algorithm in _WAITING)
+        streams = ((step, max(len(KERNELS[step.kernel].streams), 1)) for step in waiting)
+        return max((dict(step.config.constexprs)["PROGRAMS"] * count for step, count in streams), default=0)
 
     def chained(self) -> Plan:
         return replace(self, is_chained=True)

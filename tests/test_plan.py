@@ -85,6 +85,15 @@ def test_outputs_are_in_one_order_whatever_that_of_the_launches() -> None:
     assert plan("dv", "dq").outputs == ("dq", "dv")
 
 
+def test_programs_that_wait_for_one_another_run_at_once() -> None:
+    """Of streams side by side, those of both."""
+    cut = {name: Config.of(name, constexprs={"PROGRAMS": 64}) for name in ("split", "cooperative", "relay")}
+    steps = {"dq": cut["cooperative"], "dk_dv": cut["relay"], "dk": cut["split"], "dv": Config.of("sequential")}
+    programs = {name: Plan((Step(kernel=name, config=config),)).programs_at_once for name, config in steps.items()}
+    assert programs == {"dq": 64, "dk_dv": 128, "dk": 0, "dv": 0}
+    assert Plan(tuple(Step(kernel=name, config=config) for name, config in steps.items())).programs_at_once == 128
+
+
 def test_an_unknown_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match="o, dq, dk, dv, dk_dv, dkdv, dqdkdv, got 'do'"):
         plan("do")

@@ -117,8 +117,11 @@ def without_checkpoints(candidates: Iterable[tuple[Plan, str]]) -> Iterator[tupl
 
 
 def fits(entry: Entry, gpu: Gpu) -> bool:
-    """Whether the entry's kernels, as compiled where it was tuned, find their shared memory on ``gpu``; unknown ones do not."""
-    return bool(entry.resources) and all(kernel.shared_bytes <= gpu.shared_per_block_bytes for kernel in entry.resources)
+    """Whether the entry's kernels, as compiled where it was tuned, find their shared memory on ``gpu``, and SMs enough for
+    programs that wait for one another; unknown ones do not.
+    """
+    known = bool(entry.resources) and entry.plan.programs_at_once <= gpu.sms
+    return known and all(kernel.shared_bytes <= gpu.shared_per_block_bytes for kernel in entry.resources)
 
 
 class _Ladder(NamedTuple):

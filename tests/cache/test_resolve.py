@@ -15,9 +15,10 @@ from latune.cache.entry import Entry, PlanSha256
 from latune.cache.resolve import Resolution, resolve
 from latune.cache.resources import Resources
 from latune.cache.store import write_entries
+from latune.config import Config
 from latune.errors import RenderError
 from latune.gpu import Gpu, find_gpu
-from latune.plan import Plan
+from latune.plan import Plan, Step
 from latune.problem import Bucket, Problem
 
 EntryOf = Callable[..., Entry]
@@ -126,6 +127,13 @@ def test_a_sibling_must_fit(entry_of: EntryOf, problem_of: ProblemOf) -> None:
     for name, entries in cases.items():
         assert ask(problem_of(), on(H100, *entries)).step == "default", name
         assert ask(problem_of(), on(H100, *entries, fitting)).entry == fitting, name
+
+
+def test_programs_that_wait_for_one_another_need_an_sm_each(entry_of: EntryOf, problem_of: ProblemOf) -> None:
+    config = Config.of("relay", constexprs={"BLOCK_N": 64, "PROGRAMS": 132})
+    waiting = entry_of(plan=Plan((Step(kernel="o", config=config),)), template_sha256=CODE)
+    assert (ask(problem_of(), on(H100, waiting)).step, H100.sms) == ("sibling", 132)
+    assert resolve(problem_of(), H20, plan_sha256=code_of, caches=[on(H100, waiting)]).step == "default"
 
 
 def test_another_architecture_does_not_serve(entry_of: EntryOf, problem_of: ProblemOf) -> None:
