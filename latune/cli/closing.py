@@ -82,7 +82,7 @@ def _cpu_errors(problem: Problem) -> dict[str, float]:
     heads, seqlen = min(problem.num_heads, _CPU_HEADS), min(problem.seqlen, _CPU_TOKENS)
     small = replace(problem, batch=1, num_heads=heads, seqlen=seqlen)
     inputs = timed_case(small, torch.device("cpu"), seed=0).inputs
-    exact = _definition(small, inputs.batch_and_heads(0, slice(None)))
+    exact = _definition(small, inputs.part(slice(None), slice(None)))
     return {name: relative_rms(output, exact[name]) for name, output in _call(small, inputs).items()}
 
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _EDGE_SLOPES = (0.0, 200.0, 0.0039, 0.84, 30.0)
 # Not 1, so that a module that forgets it, or applies it twice, is wrong.
 _SCALE = 0.75
-# batch, seqlen, strided: a ragged tail after full chunks; one token; one short of a chunk; one past it.
-_SMALL = ((2, 3 * 128 + 17, True), (8, 1, False), (1, 63, False), (1, 129, True))
+# batch, seqlen, strided: a ragged tail after full chunks; one token; one short of a chunk; one past it; more heads than an
+# H200 has SMs, so that programs which share heads, or wait for one another, do so at other lengths than the timed one, too.
+_SMALL = ((2, 3 * 128 + 17, True), (8, 1, False), (1, 63, False), (1, 129, True), (27, 150, True))
 # Elements of one float64 tensor of a reference; on a GPU more where its memory allows: fewer slices, fewer launches.
 _SLICE_ELEMENTS = 2**25
 _SLICE_MEMORY_SHARE = 1 / 64
@@ -75,10 +76,9 @@ class Inputs:
     def bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
 
-    def batch_and_heads(self, batch: int, heads: slice) -> Inputs:
-        """Some heads of one batch, in float64."""
-        rows = slice(batch, batch + 1)
-        parts = {name: tensor[rows, heads].double() for name, tensor in self.tensors().items() if name != "slopes"}
+    def part(self, batches: slice, heads: slice) -> Inputs:
+        """Some heads of some batches, in float64."""
+        parts = {name: tensor[batches, heads].double() for name, tensor in self.tensors().items() if name != "slopes"}
         return replace(self, slopes=None if self.slopes is None else self.slopes[heads], **parts)
 
     def reference(self) -> dict[str, Tensor]:
@@ -172,22 +172,24 @@ def _expected(inputs: Inputs) -> dict[str, Expected]:
     values: dict[str, Tensor] = {}
     energy: dict[str, Tensor] = {}
     batch, num_heads = inputs.q.shape[:2]
-    for index, heads in _slices(inputs):
-        for name, part in inputs.batch_and_heads(index, heads).reference().items():
+    for batches, heads in _slices(inputs):
+        for name, part in inputs.part(batches, heads).reference().items():
             if name not in values:
                 values[name] = torch.zeros(batch, num_heads, *part.shape[2:], device=part.device)
                 energy[name] = torch.zeros(num_heads, part.shape[2], device=part.device, dtype=torch.float64)
-            values[name][index, heads] = part[0]
-            energy[name][heads] += part[0].square().mean(-1) / batch
+            values[name][batches, heads] = part
+            energy[name][heads] += part.square().mean(-1).sum(0) / batch
     return {name: Expected(values=values[name], scale=_smooth(energy[name]).sqrt().float()) for name in values}
 
 
-def _slices(inputs: Inputs) -> Iterator[tuple[int, slice]]:
+def _slices(inputs: Inputs) -> Iterator[tuple[slice, slice]]:
+    """Batches and heads: several whole batches, or some heads of one."""
     batch, num_heads, seqlen, d = inputs.q.shape
-    step = max(1, _slice_elements(inputs.q.device) // (seqlen * max(d, inputs.v.shape[-1])))
-    for index in range(batch):
-        for start in range(0, num_heads, step):
-            yield index, slice(start, start + step)
+    most_heads = max(1, _slice_elements(inputs.q.device) // (seqlen * max(d, inputs.v.shape[-1])))
+    batches = max(1, most_heads // num_heads)
+    for first in range(0, batch, batches):
+        for start in range(0, num_heads, most_heads):
+            yield slice(first, first + batches), slice(start, start + most_heads)
 
 
 def _slice_elements(device: torch.device) -> int:

@@ -28,7 +28,7 @@ from latune.tuner.worker import RACE_TIMEOUT_S, Worker
 STATIC_PROTOCOL = "static-2"
 """Changes whenever ``predict`` does: its figures cannot be compared with those of another model."""
 
-MEASURED_PROTOCOL = "measured-2"
+MEASURED_PROTOCOL = "measured-3"
 """Changes whenever candidates are verified or timed in another way."""
 
 # A candidate this many times slower than the incumbent is not timed to the end.

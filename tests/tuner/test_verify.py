@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latune.codegen.dtypes import TORCH_DTYPES
 from latune.config import Config
+from latune.gpu import find_gpu
 from latune.ops import reference
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
@@ -214,6 +215,7 @@ def test_cases_cover_slopes_layouts_and_tails() -> None:
     seqlens = {case.inputs.q.shape[2] for case in small}
     assert {1, 63, 401} <= seqlens
     assert {case.inputs.q.is_contiguous() for case in small} == {True, False}
+    assert max(case.inputs.q.shape[0] * case.inputs.q.shape[1] for case in small) > find_gpu("h200").sms
     for case in small:
         assert case.inputs.slopes is not None
         slopes = case.inputs.slopes.tolist()
@@ -222,10 +224,12 @@ def test_cases_cover_slopes_layouts_and_tails() -> None:
         assert any(0 < slope < 1 for slope in slopes)
 
 
-def test_reference_in_slices_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = PROBLEMS["bwd states"]
+@pytest.mark.parametrize("batches", [0, 2])
+def test_reference_in_slices_is_the_reference(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    problem = replace(PROBLEMS["bwd states"], batch=3)
     whole = timed_case(problem, CPU, seed=3)
-    monkeypatch.setattr("latune.tuner.cases._SLICE_ELEMENTS", 1)
+    of_a_batch = problem.num_heads * problem.seqlen * max(problem.head_dim_k, problem.head_dim_v)
+    monkeypatch.setattr("latune.tuner.cases._SLICE_ELEMENTS", max(batches * of_a_batch, 1))
     sliced = timed_case(problem, CPU, seed=3)
     doubled = replace(whole.inputs, **{name: tensor.double() for name, tensor in whole.inputs.tensors().items()})
     exact = reference.gradients(
