@@ -229,11 +229,22 @@ def load_space(name: str, path: Path | None = None) -> Space:
     if name not in known:
         raise SpaceError(f"unknown search space {name!r}: expected one of {', '.join(known)}")
     shipped = paths.search_spaces() / f"{name}.yaml"
-    file = read_space_file(path or shipped)
+    if path is None:
+        return _shipped_space(shipped)
+    file = read_space_file(path)
     if file.kernel != name:
-        raise SpaceError(
-            f"{path or shipped}: kernel: expected {name!r}, got {file.kernel!r}; give the file of that search space"
-        )
-    if path is not None:
-        check_served_by_templates(file, path, read_space_file(shipped))
-    return Space.of(name, file, path or shipped)
+        raise SpaceError(f"{path}: kernel: expected {name!r}, got {file.kernel!r}; give the file of that search space")
+    check_served_by_templates(file, path, _shipped_file(shipped))
+    return Space.of(name, file, path)
+
+
+@functools.cache
+def _shipped_space(path: Path) -> Space:
+    """Read once: that takes 0.3 s, and every problem asks for it."""
+    file = _shipped_file(path)
+    return Space.of(file.kernel, file, path)
+
+
+@functools.cache
+def _shipped_file(path: Path) -> SpaceFile:
+    return read_space_file(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain, islice, product
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,7 @@ _CHAINING_ARCH = 90
 
 def all_spaces(own: Spaces | None = None) -> Spaces:
     """The shipped search spaces by ``Kernel.space``, those of ``own`` in their places."""
-    return {**_shipped_spaces(), **(own or {})}
-
-
-@cache
-def _shipped_spaces() -> Spaces:
-    """Read once: that takes 0.1 s, and every problem asks for them."""
-    return {name: load_space(name) for name in sorted({kernel.space for kernel in KERNELS.values()})}
+    return {**{name: load_space(name) for name in sorted({kernel.space for kernel in KERNELS.values()})}, **(own or {})}
 
 
 @dataclass(frozen=True, kw_only=True)
