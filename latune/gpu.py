@@ -165,7 +165,15 @@ def identify_gpu(*, arch: int, sms: int, memory_bytes: int, l2_bytes: int, title
         memory_bytes: device memory as the driver reports it (a few per cent under the nominal size).
         l2_bytes: size of the L2 cache.
         title: the driver's name for the device; used only for a device that is not in the catalogue.
+
+    Raises:
+        UnknownGpuError: its compute capability is below that of every GPU in the catalogue.
     """
+    if arch < min(ARCHITECTURES):
+        raise UnknownGpuError(
+            f"expected a GPU of compute capability {min(ARCHITECTURES) / 10} or later, got {title} ({arch / 10}); "
+            "on CPU tensors lightning_attn runs the PyTorch reference"
+        )
     gib = memory_bytes / _GIB
     same_chip = [gpu for gpu in CATALOGUE if gpu.arch == arch and gpu.sms == sms]
     near = [gpu for gpu in same_chip if abs(gib - gpu.memory_gib) <= 0.15 * gpu.memory_gib]

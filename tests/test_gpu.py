@@ -117,3 +117,8 @@ def test_architectures_leave_each_block_less_than_the_sm() -> None:
 def test_json_holds_every_field() -> None:
     fields = find_gpu("h200").to_json()
     assert Gpu(**fields) == find_gpu("h200")
+
+
+def test_what_no_code_is_generated_for_is_refused() -> None:
+    with pytest.raises(UnknownGpuError, match=r"capability 8\.0 or later, got Tesla T4 \(7\.5\)"):
+        identify(75, 40, 16 * 1024 * MIB, "Tesla T4")

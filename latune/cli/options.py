@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from latune.cli.output import say
 from latune.cli.presets import read_presets
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape
-from latune.errors import LatuneError
+from latune.errors import LatuneError, UnknownGpuError
 from latune.gpu import Gpu, find_gpu
 from latune.ops.dispatch import device_gpu
 from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
@@ -129,8 +130,12 @@ def jobs_option(command: Command) -> Command:
 
 
 def local_gpu() -> Gpu | None:
-    """The GPU that torch would use in this machine."""
-    return device_gpu(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    """The GPU that torch would use in this machine, if it is one that kernels are generated for."""
+    if not torch.cuda.is_available():
+        return None
+    with contextlib.suppress(UnknownGpuError):
+        return device_gpu(torch.cuda.current_device())
+    return None
 
 
 def needed_gpu(command: str) -> Gpu:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -19,7 +20,7 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from latune import paths
-from latune.codegen.templates import code_sha256, generator_sha256
+from latune.codegen.templates import code_sha256, generator_sha256, is_intact
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
 
@@ -33,7 +34,8 @@ def load_plan(problem: Problem, plan: Plan) -> ModuleType:
     Raises:
         RenderError: the plan cannot be rendered for this problem.
     """
-    return _import(_generated(problem.bucket(), plan))
+    path, _ = _generated(problem.bucket(), plan)
+    return _import_once(path)
 
 
 def generated_sha256(bucket: Bucket, plan: Plan) -> str:
@@ -42,10 +44,12 @@ def generated_sha256(bucket: Bucket, plan: Plan) -> str:
     Raises:
         RenderError: the plan cannot be rendered for this bucket.
     """
-    return code_sha256(_generated(bucket, plan).read_text(encoding="utf-8"))
+    _, text = _generated(bucket, plan)
+    return code_sha256(text)
 
 
-def _generated(bucket: Bucket, plan: Plan) -> Path:
+def _generated(bucket: Bucket, plan: Plan) -> tuple[Path, str]:
+    """The file and its text; one that is not as it was written is written again."""
     stand_in = bucket.problem()
 
     def text() -> str:
@@ -54,7 +58,13 @@ def _generated(bucket: Bucket, plan: Plan) -> Path:
 
         return render(stand_in, plan).text
 
-    return _file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text)
+    path = _file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = path.read_text(encoding="utf-8")
+        if is_intact(found):
+            return path, found
+    made = text()
+    return _write_or_own(path, made), made
 
 
 def load(source: Source) -> ModuleType:
@@ -90,10 +100,17 @@ def _file(identity: str, text: Callable[[], str]) -> Path:
     """The file of that identity, written when it is not there; in a folder of this process when the cache root is closed."""
     name = f"latune_{hashlib.sha256(identity.encode()).hexdigest()[:20]}.py"
     path = paths.generated() / name
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            return path
+    return _write_or_own(path, text())
+
+
+def _write_or_own(path: Path, text: str) -> Path:
     try:
-        return path if path.is_file() else _write(path, text())
+        return _write(path, text)
     except OSError:
-        return _write(_own_folder() / name, text())
+        return _write(_own_folder() / path.name, text)
 
 
 @functools.cache
@@ -116,6 +133,12 @@ def _write(path: Path, text: str) -> Path:
         os.fsync(stream.fileno())
     os.replace(partial, path)
     return path
+
+
+@functools.cache
+def _import_once(path: Path) -> ModuleType:
+    """For the life of the process: CUDA graphs go on using the counters that a module gave to the calls that they captured."""
+    return _import(path)
 
 
 def _import(path: Path) -> ModuleType:

@@ -20,6 +20,12 @@ def code_sha256(text: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
+def is_intact(text: str) -> bool:
+    """Whether a generated module is as it was written: of the code whose digest its header states."""
+    header, _, _ = text.partition(_HEADER_END)
+    return f"\ntemplates {code_sha256(text)}\n" in f"{header}\n"
+
+
 @functools.cache
 def generator_sha256() -> str:
     """SHA-256 over all that shapes a module's text: the templates, and the code that fills them in or that this rests on."""

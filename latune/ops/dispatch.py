@@ -19,7 +19,7 @@ from latune.cache import resolve as ladder
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
 from latune.codegen.load import generated_sha256, load_plan
-from latune.errors import RenderError
+from latune.errors import RenderError, UnknownGpuError
 from latune.gpu import Gpu, find_gpu, identify_gpu
 from latune.ops.memo import forget_calls
 from latune.ops.recording import HostFunction, Recording, Tensors
@@ -56,8 +56,10 @@ class Decision:
         self._candidates = candidates
         self._lock = threading.Lock()
         self.refused = False
+        self._unsaid: list[str] = []
         self.plan, self.why = next(self._candidates)
         self._function = self._load()
+        self._say()
 
     def __call__(self, *arguments: Tensor | float) -> Tensors:
         return self._launch(lambda function: function(*arguments))
@@ -95,6 +97,7 @@ class Decision:
             if self._function is failed:
                 self._step_down(error)
                 self._function = self._load()
+        self._say()
 
     def _step_down(self, error: Exception) -> None:
         """Takes the next candidate; the last one's error is the caller's."""
@@ -103,7 +106,12 @@ class Decision:
             self.refused = True
             raise error
         failed, (self.plan, self.why) = self.why, following
-        _warn(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
+        self._unsaid.append(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
+
+    def _say(self) -> None:
+        """Warns of what plans gave way, once that is done: who has warnings raise goes on with the next call."""
+        while self._unsaid:
+            _warn(self._unsaid.pop(0))
 
 
 def decide(problem: Problem, device_index: int, plan: Plan | None = None, *, alone: bool = False) -> Decision:
@@ -187,7 +195,15 @@ def problem_options(problem: Problem, gpu: Gpu) -> str:
 
 @functools.cache
 def device_gpu(device_index: int) -> Gpu:
-    """The GPU behind a CUDA device index, recognised by its silicon."""
+    """The GPU behind a CUDA device index, recognised by its silicon.
+
+    Raises:
+        UnknownGpuError: nothing is generated for a device of its kind.
+    """
+    if torch.version.hip:
+        raise UnknownGpuError(
+            "expected an NVIDIA GPU, got one of ROCm; on CPU tensors lightning_attn runs the PyTorch reference"
+        )
     properties = torch.cuda.get_device_properties(device_index)
     return identify_gpu(
         arch=properties.major * 10 + properties.minor,

@@ -61,6 +61,22 @@ def test_the_digest_is_that_of_the_file_that_is_loaded(case: tuple[Problem, Plan
     assert render.plan_sha256(problem.bucket(), plan) == digest
 
 
+@pytest.mark.parametrize("damage", [b"", b'"""Forward', b"\x00\xff", None], ids=["empty", "torn", "binary", "edited"])
+def test_a_damaged_file_is_written_again(case: tuple[Problem, Plan], cache_root: Path, damage: bytes | None) -> None:
+    problem, plan = case
+    digest = load.generated_sha256(problem.bucket(), plan)
+    (path,) = cache_root.rglob("latune_*.py")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"scale", b"scala") if damage is None else damage)
+    assert load.generated_sha256(problem.bucket(), plan) == digest
+    assert path.read_bytes() == whole and callable(load.load_plan(problem, plan).forward)
+
+
+def test_a_module_outlives_who_asked_for_it(case: tuple[Problem, Plan]) -> None:
+    """Graphs that captured its launches go on using its counters."""
+    assert load.load_plan(*case) is load.load_plan(*case)
+
+
 def test_what_cannot_be_rendered_leaves_no_file(
     problem_of: Callable[..., Problem], plan_of: Callable[..., Plan], cache_root: Path
 ) -> None:

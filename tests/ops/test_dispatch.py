@@ -124,6 +124,16 @@ def test_threads_that_fail_together_step_down_once(loaded):
     assert answers == [("q",)] * 4 and len(caught) == 1
 
 
+def test_where_warnings_are_errors_one_is_raised_and_no_plan_lost(loaded):
+    loaded.behaviours.update({8: _raise(OutOfResources(300_000, 232_448, "shared memory")), 4: lambda x: (x,)})
+    decision = dispatch.Decision(PROBLEM, _resolution(8, 4, 2).candidates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="falls back to plan of 4 warps"):
+            decision("q")
+        assert decision("q") == ("q",)
+
+
 def test_a_plan_that_cannot_be_rendered_gives_way_too(loaded, monkeypatch):
     load_plan = dispatch.load_plan
 
