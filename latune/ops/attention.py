@@ -6,14 +6,18 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 from torch.nn.functional import pad
 
 from latune.ops import kernels, opaque, reference
-from latune.ops.checks import check_arguments, check_scale
+from latune.ops.checks import check_arguments, check_scale, check_tangents
 from latune.ops.kernels import Known
 from latune.ops.recording import Tensors
 from latune.problem import HEAD_DIM_STEP
+
+_WITH_MEMORY = (Tensor, Parameter)
 
 
 def lightning_attn(
@@ -41,13 +45,13 @@ def lightning_attn(
         v: [B, H, N, E], likewise; E as D.
         slopes: s, fp32, [H] or [H, 1, 1]; finite and s >= 0 (the log decay is -s), or None for no decay. Constant: no
             gradient. Its values are checked on CPU tensors only, since reading them from a GPU would synchronise it.
-        scale: finite and not 0.
-        initial_state: S_{-1}, [B, H, D, E], floating point; used in fp32.
+        scale: a number, finite in fp32 and not 0; constant: no gradient.
+        initial_state: S_{-1}, [B, H, D, E], floating point; used in fp32 (with fp64 q, as it is).
         return_final_state: also return S_{N-1}.
         cu_seqlens: must be None; packed sequences are not supported.
 
     Returns:
-        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, fp32 [B, H, D, E]. A NaN or an
+        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, fp32 (fp64 for fp64) [B, H, D, E]. A NaN or an
         infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
         earlier), though not surely where the head's decay since is below 2^-64; never another head's.
 
@@ -56,7 +60,13 @@ def lightning_attn(
             came and what to do.
     """
     check_scale(scale)
-    if known := _known(q, k, v, slopes, initial_state, return_final_state, cu_seqlens):
+    try:
+        known = _known(q, k, v, slopes, initial_state, return_final_state, cu_seqlens)
+    except AttributeError:
+        # Of what is no tensor, which this names.
+        check_arguments(q, k, v, slopes, initial_state=initial_state, cu_seqlens=cu_seqlens)
+        raise
+    if known:
         outputs = _attend(q, k, v, slopes, float(scale), initial_state, return_final_state, known)
         return outputs if return_final_state else outputs[0]
     check_arguments(q, k, v, slopes, initial_state=initial_state, cu_seqlens=cu_seqlens)
@@ -65,6 +75,8 @@ def lightning_attn(
     if not q.is_cuda:
         outputs = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
     else:
+        check_tangents(q, k, v, initial_state)
+        q, k, v = q.resolve_neg(), k.resolve_neg(), v.resolve_neg()
         outputs = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
     return outputs if return_final_state else outputs[0]
 
@@ -73,9 +85,9 @@ def _known(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, initial_state: Tensor | None, final: bool, cu_seqlens: Tensor | None
 ) -> Known | None:
     """What is known of a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
-    if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None:
+    if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None or forward_ad._current_level >= 0:
         return None
-    if slopes is not None and slopes.requires_grad:
+    if (slopes is not None and slopes.requires_grad) or q.is_neg() or k.is_neg() or v.is_neg():
         return None
     return kernels.known_forward(q, k, v, slopes, initial_state, final)
 
@@ -119,7 +131,8 @@ def _attend(
 class _LightningAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
-        outputs, kept = _passes().forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
+        passes = kernels if known else _passes(q, k, v, slopes, initial_state)
+        outputs, kept = passes.forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
         states, ctx.maker = kept or (None, None)
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
@@ -137,8 +150,8 @@ def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     q, k, v, slopes, initial_state, states = ctx.saved_tensors
     if do is None and dfinal_state is None:
         return (None,) * 8
-    do = torch.zeros_like(v) if do is None else do
-    passes = _passes()
+    do = torch.zeros_like(v) if do is None else do.resolve_neg()
+    passes = _passes(q, k, v, slopes, initial_state, do, dfinal_state)
     kept = None if states is None else passes.Kept(states, ctx.maker)
     dq, dk, dv, *dstate = passes.backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state, kept)
     return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
@@ -155,9 +168,12 @@ def _forward(
     known: Known | None = None,
 ) -> Tensors:
     served = known and known.serve(scale, q, k, v, slopes, initial_state)
-    return served or _passes().forward(q, k, v, slopes, scale, initial_state, final)
+    return served or _passes(q, k, v, slopes, initial_state).forward(q, k, v, slopes, scale, initial_state, final)
 
 
-def _passes() -> ModuleType:
-    """The launches themselves; for a graph that is being traced, operators that it does not look into."""
-    return opaque if torch.compiler.is_compiling() else kernels
+def _passes(*tensors: Tensor | None) -> ModuleType:
+    """The launches themselves; for a graph that is being traced, and for subclasses of Tensor, which need have no memory of
+    their own, operators that PyTorch makes tensors with some for.
+    """
+    plain = all(x is None or type(x) in _WITH_MEMORY for x in tensors)
+    return kernels if plain and not torch.compiler.is_compiling() else opaque

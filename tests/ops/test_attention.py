@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import latune
 from latune.ops import reference
+from latune.ops.checks import check_tangents
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -114,12 +116,46 @@ STATE = torch.zeros(2, 3, 16, 32)
         ((Q, K, V, SLOPES), {"initial_state": STATE.mT.clone().requires_grad_()}, ["initial_state:", "[2, 3, 32, 16]"]),
         ((Q, K, V, SLOPES), {"initial_state": STATE.long()}, ["initial_state:", "floating-point", "int64"]),
         ((Q, K, V, SLOPES), {"cu_seqlens": torch.tensor([0, 37])}, ["cu_seqlens:", "None"]),
+        ((Q, K, V, SLOPES), {"cu_seqlens": [0, 37]}, ["cu_seqlens:", "got list"]),
+        ((None, K, V, SLOPES), {}, ["q:", "a tensor", "NoneType"]),
+        ((Q, K, V, [0.0, 1.0, 2.0]), {}, ["slopes:", "a tensor", "list", "as_tensor"]),
+        ((Q, K, V, SLOPES), {"initial_state": (STATE,)}, ["initial_state:", "a tensor", "tuple"]),
+        ((Q.to_sparse(), K, V, SLOPES), {}, ["q:", "dense", "sparse_coo"]),
+        ((torch.nested.nested_tensor([Q[0], Q[1]]), K, V, SLOPES), {}, ["q:", "dense", "nested"]),
+        ((Q[..., :0], K[..., :0], V, SLOPES), {}, ["head dim", "got 0", "reshape"]),
+        ((Q, K, V, torch.zeros(37)), {}, ["slopes:", "[3]", "[37]", "transpose(1, 2)"]),
+        ((Q, K, V, SLOPES * float("nan")), {}, ["slopes:", "finite", "nan for head 0"]),
+        ((Q, K, V, SLOPES), {"scale": None}, ["scale:", "a number", "NoneType"]),
+        ((Q, K, V, SLOPES), {"scale": "1"}, ["scale:", "a number", "'1'"]),
+        ((Q, K, V, SLOPES), {"scale": 1j}, ["scale:", "a number", "1j"]),
+        ((Q, K, V, SLOPES), {"scale": torch.tensor(1.0)}, ["scale:", "a number", "a tensor", "item()"]),
+        ((Q, K, V, SLOPES), {"scale": 1e39}, ["scale:", "finite in fp32", "1e+39"]),
+        ((Q, K, V, SLOPES), {"scale": 10**400}, ["scale:", "finite in fp32"]),
     ],
 )
 def test_wrong_arguments_are_value_errors_that_say_what_was_expected_and_what_came(arguments, options, words):
     with pytest.raises(ValueError) as error:
         latune.lightning_attn(*arguments, **options)
     assert [word for word in words if word not in str(error.value)] == [], str(error.value)
+
+
+def test_forward_mode_ad_is_refused_where_kernels_would_lose_the_tangent():
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(Q, torch.ones_like(Q))
+        check_tangents(Q, K)
+        with pytest.raises(ValueError, match="without tangents on cuda"):
+            check_tangents(K, dual)
+        o = latune.lightning_attn(dual, K, V, SLOPES)
+        assert forward_ad.unpack_dual(o).tangent is not None
+
+
+@pytest.mark.gpu
+def test_a_negated_view_is_read_with_its_sign():
+    q, k, v, slopes = _tensors(device="cuda", dtype=torch.bfloat16)
+    wanted = latune.lightning_attn(-q, k, v, slopes)
+    for _ in range(4):
+        torch.testing.assert_close(latune.lightning_attn(torch._neg_view(q), k, v, slopes), wanted)
+        torch.testing.assert_close(latune.lightning_attn(q, k, v, slopes), -wanted)
 
 
 @pytest.mark.gpu

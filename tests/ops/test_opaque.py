@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 import latune
 from latune.ops import attention, handover, kernels, opaque, reference
@@ -61,6 +62,45 @@ def test_a_compiled_call_on_cpu_tensors_is_one_graph_too() -> None:
     given = [torch.randn(1, 3, 70, 16) for _ in range(3)]
     compiled = torch.compile(latune.lightning_attn, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*given, SLOPES), latune.lightning_attn(*given, SLOPES))
+
+
+def test_layers_may_differ_in_their_scale() -> None:
+    given = [torch.randn(1, 3, 70, 16) for _ in range(3)]
+    compiled = torch.compile(
+        lambda scale: latune.lightning_attn(*given, SLOPES, scale=scale), backend="aot_eager", fullgraph=True
+    )
+    for scale in (1.0, 0.5, 0.25):
+        torch.testing.assert_close(compiled(scale), latune.lightning_attn(*given, SLOPES, scale=scale))
+
+
+class Awaited(Tensor):
+    """Without memory of its own, as what a collective will bring: operators get what it stands for."""
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Awaited:
+        return Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), dtype=held.dtype, device=held.device)
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return function(*tree_map_only(Awaited, lambda x: x.held, args), **(kwargs or {}))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_tensors_without_memory_are_made_ones_that_have_some(monkeypatch: pytest.MonkeyPatch, learns: bool) -> None:
+    q, k, v, _ = tensors(False)
+    seen: list[type] = []
+    forward = kernels.forward
+    monkeypatch.setattr(kernels, "forward", lambda *given: seen.append(type(given[0])) or forward(*given))
+    awaited = Awaited(q.detach()).requires_grad_(learns)
+    k, v = (x.requires_grad_(learns) for x in (k.detach(), v.detach()))
+    o, *_ = attention._padded(awaited, k, v, SLOPES, 0.5, None, False)
+    assert seen == [Tensor]
+    torch.testing.assert_close(o, attention._padded(q.detach(), k, v, SLOPES, 0.5, None, False)[0])
+    if learns:
+        assert [x.shape for x in torch.autograd.grad(o.sum(), (k, v))] == [k.shape, v.shape]
 
 
 def test_so_is_one_that_looks_the_operator_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
