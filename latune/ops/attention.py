@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.nn.functional import pad
 
-from latune.ops import kernels, opaque, reference
+from latune.ops import kernels, memo, opaque, reference
 from latune.ops.checks import check_arguments, check_scale, check_tangents
 from latune.ops.kernels import Known
 from latune.ops.recording import Tensors
@@ -51,8 +51,8 @@ def lightning_attn(
         cu_seqlens: must be None; packed sequences are not supported.
 
     Returns:
-        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, fp32 (fp64 for fp64) [B, H, D, E]. A NaN or an
-        infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
+        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, [B, H, D, E] in fp32 (fp64 for fp64). A
+        NaN or an infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
         earlier), though not surely where the head's decay since is below 2^-64; never another head's.
 
     Raises:
@@ -133,7 +133,8 @@ class _LightningAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
         passes = kernels if known else _passes(q, k, v, slopes, initial_state)
         outputs, kept = passes.forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
-        states, ctx.maker = kept or (None, None)
+        missing = memo.stand_in((q, k, v, slopes, initial_state), final) if passes is kernels else None
+        states, ctx.maker = kept or (missing, None)
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
@@ -152,7 +153,7 @@ def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
         return (None,) * 8
     do = torch.zeros_like(v) if do is None else do.resolve_neg()
     passes = _passes(q, k, v, slopes, initial_state, do, dfinal_state)
-    kept = None if states is None else passes.Kept(states, ctx.maker)
+    kept = None if ctx.maker is None else passes.Kept(states, ctx.maker)
     dq, dk, dv, *dstate = passes.backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state, kept)
     return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
 

@@ -89,6 +89,7 @@ def forward_keeping(
         problem, readable = _read(given, final_state)
         decision = handover.keeper(problem, q.device.index)
         if decision and (outputs := _attempt(decision, scale, given, readable, memo.KEEPING, key)):
+            memo.note_kept(key, outputs[-1])
             return outputs[:-1], Kept(outputs[-1], decision)
         memo.KEEPING.put(calls, key, memo.keeps_nothing)
     return _forward(scale, given, final_state, key), None

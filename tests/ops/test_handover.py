@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from passes import AHEAD, BEHIND, HEADS, PROBLEM, SEQLEN, WALK, WHOLE, D, E, backward_plan, step, tensors
+from torch.utils.checkpoint import checkpoint
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
-from latune.ops import dispatch, kernels, memo
+from latune.ops import attention, dispatch, kernels, memo
 from latune.ops.replay import Replay
 from latune.plan import Plan, Step
 
@@ -140,6 +141,25 @@ def test_plans_that_hand_over_and_do_not_launch_give_way_to_those_that_do_not(
         assert (kept is None) == (refused.endswith("kept") or turn > 0)
         assert len(gpu.jit or gpu.direct) == 3, "states, dq, dk and dv"
     assert gpu.jit == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "ahead", "behind"),
+    [("segment_states=given", AHEAD, (BEHIND,)), ("checkpoints=given", WHOLE, (WALK, BEHIND))],
+)
+def test_what_is_checkpointed_saves_as_much_when_it_is_made_again(
+    serve, refuse, monkeypatch, refused: str, ahead: Plan, behind: tuple[Plan, ...]
+) -> None:
+    """Though the last layer's backward pass has found meanwhile that nothing is to be kept."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    serve((ahead,), behind)
+    refuse(refused)
+    q, k, v, slopes = tensors()
+    x = v.requires_grad_()
+    for _ in range(3):
+        x = checkpoint(lambda x: attention.lightning_attn(q, k, x, slopes), x, use_reentrant=False)
+    x.sum().backward()
+    assert v.grad is not None and v.grad.shape == v.shape
 
 
 def test_an_error_that_is_no_refusal_is_the_callers(serve, monkeypatch) -> None:
