@@ -152,8 +152,8 @@ def find_gpu(name: str) -> Gpu:
         if wanted in (gpu.name, gpu.file_stem.removeprefix("nvidia-")):
             return gpu
     known = [gpu.name for gpu in CATALOGUE]
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.0)[0]
-    raise UnknownGpuError(f"unknown GPU {name!r}: expected one of {', '.join(known)}; did you mean {close!r}?")
+    close = "".join(f"; did you mean {match!r}?" for match in difflib.get_close_matches(wanted, known, n=1))
+    raise UnknownGpuError(f"unknown GPU {name!r}: expected one of {', '.join(known)}{close}")
 
 
 def identify_gpu(*, arch: int, sms: int, memory_bytes: int, l2_bytes: int, title: str) -> Gpu:

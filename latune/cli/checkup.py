@@ -9,8 +9,7 @@ import click
 
 from latune.cache.entry import Entry
 from latune.cli.entries import fail_for, mend_command
-from latune.cli.output import milliseconds, print_table, say
-from latune.cli.session import INTERRUPTED
+from latune.cli.output import INTERRUPTED, milliseconds, print_table, say
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.tuner.doctor import Finding, Rival, Unchecked

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 import warnings
 from importlib import import_module
 from typing import cast
 
 import click
 
+from latune.cli.output import INTERRUPTED
 from latune.errors import LatuneError
 
 # By name: the module that defines it, and what is said of it in a line.
@@ -62,7 +65,31 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     warnings.showwarning = _show_warning
-    cli(prog_name="latune")
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Runs the command; whatever ends it early is one line on stderr."""
+    try:
+        code = cli.main(prog_name="latune", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except OSError as error:
+        # Of files that commands name they speak themselves.
+        if error.filename is not None:
+            raise
+        # Nor is what is left of the output written when the process ends.
+        sys.stdout = None
+        if error.errno != errno.EPIPE:
+            click.echo(f"Error: cannot write the output: {error.strerror}; make room, or send it elsewhere", err=True)
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ import click
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.plan import Plan
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 # Wide enough for any table: in a pipe or a file nothing is folded to fit a screen that is not there.
 _UNBOUNDED_COLUMNS = 10_000
@@ -30,15 +34,30 @@ def print_json(value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file of results.
+    """A file of results, in one step: what was there before stays until all of it is written.
 
     Raises:
         LatuneError: it cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")  # A device, or a pipe.
+        else:
+            _replace(path.resolve(), text)
     except OSError as error:
         raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
@@ -73,7 +92,7 @@ def print_table(
         table.add_column(column, justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else _UNBOUNDED_COLUMNS).print(table)
+    Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _UNBOUNDED_COLUMNS).print(table)
 
 
 def milliseconds(value: float | None) -> str:

@@ -21,9 +21,8 @@ from latune.cli.options import (
     shapes_option,
     trials_option,
 )
-from latune.cli.output import milliseconds, print_table, say
+from latune.cli.output import INTERRUPTED, milliseconds, print_table, say
 from latune.cli.regrets import RegretFile
-from latune.cli.session import INTERRUPTED
 from latune.cli.shapes import Shape, problems_of
 from latune.cli.starts import starts_of
 from latune.ops.dispatch import resolve

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 from latune import paths
-from latune.cli.output import json_text, make_folder, write_text
+from latune.cli.output import json_text, make_folder, say, write_text
 from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
@@ -45,13 +46,13 @@ class RegretFile:
 
     @classmethod
     def kept(cls, gpu: Gpu, evidence: str) -> RegretFile:
-        """The file under the user's cache root; what it has of other templates is forgotten.
-
-        Raises:
-            LatuneError: it is no such file.
-        """
+        """The file under the user's cache root; what it has of other templates is forgotten, and a damaged one set aside."""
         path = paths.regrets() / f"{gpu.file_stem}-{evidence}.json"
-        made, by_problem = _read(path)
+        try:
+            made, by_problem = _read(path)
+        except LatuneError as error:
+            _set_aside(path, error)
+            made, by_problem = None, {}
         is_current = made == (gpu.name, evidence, templates_sha256())
         return cls(path=path, gpu=gpu, evidence=evidence, by_problem=by_problem if is_current else {})
 
@@ -78,6 +79,18 @@ class RegretFile:
         }
 
 
+def _set_aside(path: Path, error: LatuneError) -> None:
+    """A file that is in the way of none but those who would read it; where that cannot be done, it is left."""
+    free = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    aside = next(name for name in free if not name.exists())
+    try:
+        path.rename(aside)
+    except OSError:
+        say(f"{error.args[0]}: no regret is known")
+    else:
+        say(f"{path} is damaged and was set aside as {aside.name}: no regret is known")
+
+
 def _read(path: Path) -> tuple[tuple[str, str, str] | None, dict[str, Regret]]:
     """(GPU, evidence, templates) and the regrets that a file has of them; None and none where there is no file.
 
@@ -90,7 +103,7 @@ def _read(path: Path) -> tuple[tuple[str, str, str] | None, dict[str, Regret]]:
         made = document["gpu"], document["evidence"], document["templates_sha256"]
     except FileNotFoundError:
         return None, {}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         what = f"expected what `latune regret` wrote, got {error!r}"
         raise LatuneError(f"{path}: {what}; name another file, or remove it") from error
     return made, {regret.problem: regret for regret in regrets}

@@ -15,7 +15,7 @@ import click
 
 from latune.cache.store import check_writable, read_file, write_entries
 from latune.cli.closing import Call, closing_call
-from latune.cli.output import milliseconds, print_table, say, share_of_roof
+from latune.cli.output import INTERRUPTED, milliseconds, print_table, say, share_of_roof
 from latune.cli.pending import pending, ready
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
@@ -32,9 +32,6 @@ from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
 from latune.tuner.transfer import foresee_transfer, transfer_problem
 from latune.tuner.tune import OnTrial, Settings, Tuned, finals_of, foresee_search, tune_problem
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 # Of a device's memory, for the tensors of one problem: it is verified and timed on several copies of them.
 _TIMED_SHARE = 1 / 5

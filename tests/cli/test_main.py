@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import warnings
@@ -10,7 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
-from latune.cli.main import _show_warning, cli
+from latune.cli.main import _show_warning, cli, main
+from latune.cli.output import write_text
+from latune.errors import LatuneError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -187,6 +191,61 @@ def test_an_unknown_gpu_is_an_error_in_one_line_with_the_known_ones(run, own_cac
     assert result.exit_code == 1 and result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert "unknown GPU 'a101'" in result.stderr and "h200" in result.stderr and "did you mean 'a10" in result.stderr
+
+
+def _ended(*command: str, **options: object) -> tuple[int, list[str]]:
+    """The exit code of the console script, and the lines of its stderr."""
+    done = subprocess.run([sys.executable, "-m", "latune", *command], cwd=ROOT, stderr=subprocess.PIPE, text=True, **options)
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_a_full_disk_is_an_error_in_one_line():
+    with open("/dev/full", "w") as full:
+        code, lines = _ended("--help", stdout=full)
+    assert code == 1 and lines == ["Error: cannot write the output: No space left on device; make room, or send it elsewhere"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of():
+    reader, writer = os.pipe()
+    os.close(reader)
+    code, lines = _ended("--help", stdout=writer)
+    os.close(writer)
+    assert (code, lines) == (1, [])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_anywhere_ends_with_130_and_a_line(monkeypatch, capsys, error):
+    def interrupted(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "invoke", interrupted)
+    monkeypatch.setattr(sys, "argv", ["latune", "gpus"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and capsys.readouterr().err.split() == ["interrupted"]
+
+
+def test_the_console_script_ends_with_the_codes_of_its_errors():
+    assert _ended("no-such-command", stdout=subprocess.DEVNULL)[0] == 2
+    code, lines = _ended("cache", "verify", "--no-build", "README.md", stdout=subprocess.DEVNULL)
+    assert code == 1 and "Traceback" not in "".join(lines)
+
+
+def test_a_file_of_results_stays_until_all_of_its_successor_is_written(tmp_path, monkeypatch):
+    path, link = tmp_path / "results.json", tmp_path / "link.json"
+    write_text(path, "first")
+    link.symlink_to(path)
+    write_text(link, "second")
+    assert link.is_symlink() and path.read_text(encoding="utf-8") == "second"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LatuneError, match=r"cannot write .*results\.json: No space left on device"):
+        write_text(path, "third")
+    assert path.read_text(encoding="utf-8") == "second" and {one.name for one in tmp_path.iterdir()} == {path.name, link.name}
+    write_text(Path("/dev/null"), "nowhere")
 
 
 @pytest.mark.parametrize("shape", ["1,2", "1,2,x,64", "0,2,64,64", "1,2,64,320", "1,2,64,100", "1,2,64,64,64,64", ""])

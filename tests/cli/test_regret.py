@@ -67,6 +67,22 @@ def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words
     assert path.read_text(encoding="utf-8") == text
 
 
+def test_a_damaged_file_under_the_cache_root_is_set_aside_and_in_nobodys_way(tmp_path, capsys):
+    kept = tmp_path / "root" / "regrets" / "nvidia-a100-static.json"
+    kept.parent.mkdir(parents=True)
+    for number in (1, 2):
+        kept.write_text('{"gpu":', encoding="utf-8")
+        assert RegretFile.kept(A100, "static").by_problem == {}
+        assert (kept.parent / f"{kept.name}.damaged-{number}").read_text(encoding="utf-8") == '{"gpu":'
+        assert "set aside" in capsys.readouterr().err and not kept.exists()
+
+
+def test_a_cache_root_that_is_no_folder_has_no_regrets(tmp_path, capsys):
+    (tmp_path / "root").write_text("a file", encoding="utf-8")
+    assert RegretFile.kept(A100, "static").by_problem == {}
+    assert "no regret is known" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_what_is_measured(run, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

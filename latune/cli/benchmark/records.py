@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from latune.cli.benchmark.case import LINEAR
 from latune.errors import LatuneError
 
 LATUNE = "latune"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -20,9 +23,9 @@ class _Record(BaseModel):
 class Ratio(_Record):
     """A median with its 95% interval."""
 
-    median: float
-    low: float
-    high: float
+    median: Positive
+    low: Positive
+    high: Positive
 
 
 class PeerRecord(_Record):
@@ -31,12 +34,19 @@ class PeerRecord(_Record):
     peer: str
     function: str
     verdict: str
-    median_ms: float | None
-    ci_low_ms: float | None
-    ci_high_ms: float | None
+    median_ms: Positive | None
+    ci_low_ms: Positive | None
+    ci_high_ms: Positive | None
     times_latune: Ratio | None
     extra_bytes: int | None
     output_bytes: int | None
+
+    @model_validator(mode="after")
+    def _with_its_interval(self) -> PeerRecord:
+        times = (self.median_ms, self.ci_low_ms, self.ci_high_ms)
+        if None in times and any(time is not None for time in times):
+            raise ValueError(f"expected a median with its interval, or none of them, got {times}")
+        return self
 
     @property
     def linear(self) -> bool:
@@ -55,13 +65,13 @@ class CaseRecord(_Record):
     """One direction of one shape."""
 
     problem: str
-    direction: str
-    batch: int
-    num_heads: int
-    seqlen: int
-    head_dim_k: int
-    head_dim_v: int
-    roof_ms: float
+    direction: Literal["fwd", "bwd"]
+    batch: PositiveInt
+    num_heads: PositiveInt
+    seqlen: PositiveInt
+    head_dim_k: PositiveInt
+    head_dim_v: PositiveInt
+    roof_ms: Positive
     results: tuple[PeerRecord, ...]
 
     @property
@@ -121,7 +131,7 @@ def read_all_records(paths: Sequence[Path]) -> Document:
                 raise LatuneError(
                     f"expected each shape in one run, got {case.problem} in {seen[case.problem]} and in {path}: leave out one"
                 )
-        seen.update(dict.fromkeys((case.problem for case in document.cases), path))
+            seen[case.problem] = path
     return Document(gpu=documents[0].gpu, cases=tuple(case for document in documents for case in document.cases))
 
 
@@ -132,7 +142,7 @@ def read_records(path: Path) -> Document:
         LatuneError: it cannot be read or is no such document.
     """
     try:
-        return Document.model_validate_json(path.read_text(encoding="utf-8"))
+        document = Document.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LatuneError(f"cannot read {path}: {error}; give a file that `latune bench --json FILE` wrote") from error
     except ValidationError as error:
@@ -142,3 +152,6 @@ def read_records(path: Path) -> Document:
             f"{path}: expected a document of `latune bench --json FILE`, got a mistake in {where}: {first['msg']}; "
             "time the shapes again"
         ) from error
+    if not document.cases:
+        raise LatuneError(f"{path}: expected at least one shape, got none; time some with `latune bench --json FILE`")
+    return document

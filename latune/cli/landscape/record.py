@@ -18,8 +18,7 @@ from latune.cli.options import (
     gpu_option,
     jobs_option,
 )
-from latune.cli.output import milliseconds, say
-from latune.cli.session import INTERRUPTED
+from latune.cli.output import INTERRUPTED, milliseconds, say
 from latune.cli.shapes import EXAMPLE, Shape
 from latune.codegen.space import load_space
 from latune.plan import KERNELS

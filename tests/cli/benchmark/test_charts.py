@@ -191,3 +191,29 @@ def test_another_missing_module_is_not_blamed_on_matplotlib(monkeypatch, tmp_pat
     with pytest.raises(ModuleNotFoundError) as caught:
         plotter(tmp_path)
     assert not isinstance(caught.value, LatuneError)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda case: case.update(direction="../up"), "cases.0.direction"),
+        (lambda case: case.update(seqlen=-5), "cases.0.seqlen"),
+        (lambda case: case.update(roof_ms=0), "cases.0.roof_ms"),
+        (lambda case: case["results"][0].update(median_ms=0), "cases.0.results.0.median_ms"),
+        (lambda case: case["results"][0].update(ci_low_ms=None), "with its interval"),
+        (lambda case: case["results"][1]["times_latune"].update(median=-1), "times_latune.median"),
+    ],
+)
+def test_what_no_run_has_timed_is_told_by_its_place(run, tmp_path, change, where):
+    document = json.loads(json.dumps(DOCUMENT))
+    change(document["cases"][0])
+    (tmp_path / "bench.json").write_text(json.dumps(document), encoding="utf-8")
+    result = run("bench", "--from", str(tmp_path / "bench.json"))
+    assert result.exit_code == 1 and where in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cases", "words"), [([], "at least one shape"), ([CASES[0], CASES[0]], "each shape in one run")])
+def test_a_file_of_no_shape_or_of_one_twice_is_refused(run, tmp_path, cases, words):
+    (tmp_path / "bench.json").write_text(json.dumps({**DOCUMENT, "cases": cases}), encoding="utf-8")
+    result = run("bench", "--from", str(tmp_path / "bench.json"))
+    assert result.exit_code == 1 and words in result.stderr
