@@ -119,7 +119,7 @@ class ParallelBuilder:
 
         Raises:
             BuildError: it cannot be rendered, does not compile, crashes the compiler or takes too long.
-            WorkerError: no compiler process can be started.
+            WorkerError: no compiler process can be started, or something is in its way that is no plan's fault.
         """
         return self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent=True).result()
 
@@ -172,6 +172,9 @@ class ParallelBuilder:
                 self._drop(process)
                 if self._closing:
                     raise
+            except WorkerError:
+                self._idle.put(process)
+                raise
 
     def _drop(self, process: Process) -> None:
         self._processes.remove(process)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import cast
 
-from latune.tuner.jobs import Failure, Job, Ready, Start, Taken
+from latune.tuner.jobs import Failure, Job, Obstacle, Ready, Start, Taken
 
 _PARENT_POLL_S = 0.2
 
@@ -95,6 +95,8 @@ def _attempt(run: Callable[[Job], object], job: Job) -> object:
         return run(job)
     except Exception as error:
         outcome = outcome_of(error)
+        if outcome is None and isinstance(error, OSError):
+            return Obstacle(detail=str(error))
         if outcome is None:
             raise  # A mistake of ours, not of the candidate: the traceback goes to the log, the process ends.
         return Failure(outcome=outcome, detail=_one_line(error, outcome))

@@ -91,6 +91,13 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """The answer to a job that met one which no candidate has made, such as a full disk: one line on what it is."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One candidate's result in a race.
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import IO
 
 from latune.errors import WorkerError
-from latune.tuner.jobs import Failure, Job, Start, Taken
+from latune.tuner.jobs import Failure, Job, Obstacle, Start, Taken
 
 _STARTUP_TIMEOUT_S = 180.0
 _DEATH_TIMEOUT_S = 60.0
@@ -106,6 +106,7 @@ class Process:
 
         Raises:
             UntakenError: the process was gone before.
+            WorkerError: something is in the way that the job has not made.
         """
         printed_before = os.fstat(self.log.fileno()).st_size
         deadline = time.monotonic() + timeout_s
@@ -126,6 +127,8 @@ class Process:
             if not taken:
                 raise UntakenError(failure.detail) from error
             return failure
+        if isinstance(answer, Obstacle):
+            raise WorkerError(f"neither compiled nor run: {answer.detail}; mend that, and the same command goes on from here")
         if isinstance(answer, Failure) and answer.outcome == "compile_error":
             return self._with_log(answer, printed_before)
         return answer

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from latune.plan import Plan, Step
 from latune.problem import Problem
 from latune.tuner.builders import Compile
 
-COMPILE_ERROR, CRASH, STALL = 16, 32, 128
+COMPILE_ERROR, CRASH, STALL, DISK_FULL = 16, 32, 128, 256
 
 
 def config(
@@ -97,6 +98,8 @@ def start(_: int) -> Callable[[Compile], Build]:
             raise BuildError("o_kernel does not compile: no such layout")
         if block_n == CRASH:
             os.kill(os.getpid(), signal.SIGABRT)
+        if block_n == DISK_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if block_n == STALL:
             threading.Event().wait()
         return Build(kernels=(kernel("o_kernel", binary_sha256=str(os.getpid())),))

@@ -102,6 +102,14 @@ def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: Modul
         assert all(made_by(builder(PROBLEM, plan_, GPU)).isdigit() for plan_ in good)
 
 
+def test_what_no_plan_is_to_blame_for_is_no_failure_of_one(fake_builds: ModuleType) -> None:
+    """A search would keep that for good."""
+    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+        with pytest.raises(WorkerError, match=r"No space left on device; mend that"):
+            builder(PROBLEM, plan(fake_builds, fake_builds.DISK_FULL), GPU)
+        assert made_by(builder(PROBLEM, plan(fake_builds), GPU)).isdigit()
+
+
 @pytest.mark.parametrize(
     ("begin", "wanted"), [(start, {}), (start_verified, {"also": small_problems(PROBLEM), "launchers": True})]
 )
