@@ -55,8 +55,9 @@ def _standing(standing: Standing) -> str:
         return "no other plan passed"
     others = f"against {standing.rivals} other plan{'s' * (standing.rivals != 1)}"
     # Never surer than it is.
-    sure = math.floor(100 * standing.certainty)
-    return f"{others}; {standing.ties} tie with the fastest; at least {sure}% sure to be within {TIE - 1:.0%} of the best"
+    sure, near = math.floor(100 * standing.certainty), f"within {TIE - 1:.0%} of the best"
+    settled = f"at least {sure}% sure to be {near}" if sure >= 50 else f"not settled whether it is {near}"
+    return f"{others}; {standing.ties} {'ties' if standing.ties == 1 else 'tie'} with the fastest; {settled}"
 
 
 def _occupancy_line(occupancy: Occupancy) -> str:

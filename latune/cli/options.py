@@ -116,7 +116,7 @@ def effort_option(command: Command) -> Command:
 
 
 def storage_option(command: Command) -> Command:
-    text = "Where evaluations are kept: a database or a journal file."
+    text = "Where evaluations are kept: a database's URL, a journal file (its name has a suffix), or a folder of journals."
     return click.option("--storage", metavar="URL", help=text)(command)
 
 

@@ -88,7 +88,8 @@ def regret(
                 for file in files:
                     file.add(found)
         except KeyboardInterrupt:
-            say("interrupted: with --json the same command goes on from here")
+            goes_on = "the same command goes on from here" if json_path else "without --json FILE the same command begins anew"
+            say(f"interrupted: {goes_on}")
     measured = [known[str(problem)] for problem in problems if str(problem) in known]
     _print(measured)
     if len(measured) < len(problems):

@@ -79,7 +79,8 @@ class Session:
         if self.target.worker:
             warn_of_a_shared_device(self.target.worker.device())
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
-        say(f"tuning {len(first)} problems for {title}, {how} (evidence: {self.target.evidence})")
+        count = f"{len(first)} problem{'s' * (len(first) != 1)}"
+        say(f"tuning {count} for {title}, {how} (evidence: {self.target.evidence})")
         return list(first.values())
 
     def _fits(self, problem: Problem) -> bool:
@@ -252,7 +253,8 @@ class Session:
             LatuneError: there are problems for which nothing was found.
         """
         if self.interrupted:
-            say("interrupted: the best so far is kept; the same command goes on from here")
+            kept = "the best so far is kept" if self.tuned else "nothing was found yet"
+            say(f"interrupted: {kept}; the same command goes on from here")
             raise click.exceptions.Exit(INTERRUPTED)
         if self.failed:
             problem, why = next(iter(self.failed.items()))

@@ -94,7 +94,11 @@ def test_an_entry_is_told_with_its_alternates_and_what_it_takes(entry: Entry, ru
         (Standing(rivals=0, ties=0, certainty=1.0), "race: no other plan passed"),
         (
             Standing(rivals=1, ties=1, certainty=0.9999),
-            "race: against 1 other plan; 1 tie with the fastest; at least 99% sure to be within 1% of the best",
+            "race: against 1 other plan; 1 ties with the fastest; at least 99% sure to be within 1% of the best",
+        ),
+        (
+            Standing(rivals=12, ties=2, certainty=0.004),
+            "race: against 12 other plans; 2 tie with the fastest; not settled whether it is within 1% of the best",
         ),
     ],
 )
