@@ -30,7 +30,7 @@ class ModuleView:
     problem: Problem
     plan: Plan
     steps: list[StepView]
-    template_sha256: str
+    code_sha256: str
 
     @property
     def title(self) -> str:

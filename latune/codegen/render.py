@@ -55,7 +55,7 @@ def render(problem: Problem, plan: Plan) -> Source:
     """
     _check(problem, plan)
     steps = _views(problem, plan)
-    module = ModuleView(problem=problem, plan=plan, steps=steps, template_sha256=_UNKNOWN_SHA256)
+    module = ModuleView(problem=problem, plan=plan, steps=steps, code_sha256=_UNKNOWN_SHA256)
     try:
         text = _environment(paths.templates()).get_template("module.py.jinja").render(module=module, steps=steps)
     except (jinja2.TemplateError, KeyError) as error:

@@ -23,7 +23,7 @@ def code_sha256(text: str) -> str:
 def is_intact(text: str) -> bool:
     """Whether a generated module is as it was written: of the code whose digest its header states."""
     header, _, _ = text.partition(_HEADER_END)
-    return f"\ntemplates {code_sha256(text)}\n" in f"{header}\n"
+    return f"\ncode      {code_sha256(text)}\n" in f"{header}\n"
 
 
 @functools.cache

@@ -14,8 +14,8 @@ from latune.plan import Plan
 from latune.problem import Problem
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SHA256 = re.compile(r"^templates [0-9a-f]{64}$", re.MULTILINE)
-PLACEHOLDER = f"templates {'0' * 64}"
+SHA256 = re.compile(r"^code      [0-9a-f]{64}$", re.MULTILINE)
+PLACEHOLDER = f"code      {'0' * 64}"
 
 PlanOf = Callable[..., Plan]
 ProblemOf = Callable[..., Problem]

@@ -57,7 +57,7 @@ def test_the_digest_is_that_of_the_file_that_is_loaded(case: tuple[Problem, Plan
     module = load.load_plan(problem, plan)
     assert load.generated_sha256(problem.bucket(), plan) == digest
     assert rendered == [problem.bucket().problem()]
-    assert f"templates {digest}\n" in module.__doc__
+    assert f"code      {digest}\n" in module.__doc__
     assert render.plan_sha256(problem.bucket(), plan) == digest
 
 

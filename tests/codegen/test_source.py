@@ -28,7 +28,7 @@ def test_the_header_names_problem_plan_and_the_digest_of_the_code(problem_of: Pr
     header = ast.get_docstring(ast.parse(source.text))
     assert header is not None
     assert f"problem   {problem}\n" in header
-    assert f"templates {source.code_sha256}\n" in header
+    assert f"code      {source.code_sha256}\n" in header
     assert source.code_sha256 == hashlib.sha256(body(source.text).encode()).hexdigest()
     for step in plan.steps:
         assert f"{step.kernel:<9} {step.config}" in header.splitlines()
