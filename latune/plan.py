@@ -49,6 +49,11 @@ class Kernel:
         return self.outputs if self.space == "stream" else ()
 
     @property
+    def num_walks(self) -> int:
+        """Walks over each head in one launch, with programs of their own: of its streams, or the one of all outputs."""
+        return max(len(self.streams), 1)
+
+    @property
     def reads_checkpoints(self) -> bool:
         """It walks backwards and needs the forward state of each chunk, which it has from those of every second one."""
         return self.reverse and "dq" in self.outputs
@@ -125,8 +130,9 @@ FORMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 _OUTPUTS = ("o", "dq", "dk", "dv")
 
-_LAUNCH_PDL = "launch_pdl"
 _WAITING = ("cooperative", "balanced", "relay")
+
+_LAUNCH_PDL = "launch_pdl"
 """Triton's name for programmatic dependent launch, by which a plan in JSON says in each of its steps that it is chained."""
 
 
@@ -201,8 +207,7 @@ class Plan:
     def programs_at_once(self) -> int:
         """The most that wait for one another in one launch, and so have to run at the same time; 0 where none do."""
         waiting = (step for step in self.steps if step.config.algorithm in _WAITING)
-        streams = ((step, max(len(KERNELS[step.kernel].streams), 1)) for step in waiting)
-        return max((dict(step.config.constexprs)["PROGRAMS"] * count for step, count in streams), default=0)
+        return max((dict(step.config.constexprs)["PROGRAMS"] * KERNELS[step.kernel].num_walks for step in waiting), default=0)
 
     def chained(self) -> Plan:
         return replace(self, is_chained=True)

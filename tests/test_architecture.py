@@ -17,7 +17,7 @@ PACKAGE = ROOT / "latune"
 
 # Top to bottom. The package's own __init__ ("latune") gathers the public names: only the command line is below it.
 FLOORS = (
-    ("latune.errors", "latune.paths"),
+    ("latune.errors", "latune.files", "latune.paths"),
     ("latune.problem", "latune.config", "latune.plan", "latune.gpu", "latune.measurement"),
     ("latune.codegen",),
     ("latune.cache",),

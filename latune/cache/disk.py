@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from latune.files import write_synced
 
 LOCK_TIMEOUT_S = 60
 
@@ -61,6 +63,16 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to the first free ``<name>.damaged-N``, which is returned.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return path.rename(next(name for name in names if not name.exists()))
+
+
 @contextmanager
 def draft(path: Path, text: str) -> Iterator[Path]:
     """A file beside ``path`` with ``text``, which is on the disk; gone in the end unless the caller has renamed it.
@@ -72,10 +84,7 @@ def draft(path: Path, text: str) -> Iterator[Path]:
     """
     partial = path.with_name(f"{path.name}.tmp")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(partial, text)
         yield partial
     finally:
         partial.unlink(missing_ok=True)

@@ -205,15 +205,10 @@ def _read_or_set_aside(path: Path, gpu: Gpu) -> list[Entry]:
     except SchemaError:
         raise
     except ValueError as error:
-        aside = next(name for name in _names_aside(path) if not name.exists())
-        path.rename(aside)
+        aside = disk.set_aside(path)
         why = brief(error)
         warnings.warn(f"latune: the cache file {path} is damaged and was set aside as {aside.name}: {why}", stacklevel=2)
         return []
-
-
-def _names_aside(path: Path) -> Iterable[Path]:
-    return (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
 
 
 def brief(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from latune.config import Config
 from latune.errors import LatuneError
+from latune.files import replace_text
 from latune.plan import Plan
 
 INTERRUPTED = 130
@@ -43,21 +43,9 @@ def write_text(path: Path, text: str) -> None:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")  # A device, or a pipe.
         else:
-            _replace(path.resolve(), text)
+            replace_text(path.resolve(), text)
     except OSError as error:
         raise LatuneError(f"cannot write {path}: {error.strerror}; give a path you can write to") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

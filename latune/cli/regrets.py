@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 from latune import paths
+from latune.cache import disk
 from latune.cli.output import json_text, make_folder, say, write_text
 from latune.codegen.templates import templates_sha256
 from latune.errors import LatuneError
@@ -81,12 +81,10 @@ class RegretFile:
 
 def _set_aside(path: Path, error: LatuneError) -> None:
     """A file that is in the way of none but those who would read it; where that cannot be done, it is left."""
-    free = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
-    aside = next(name for name in free if not name.exists())
     try:
-        path.rename(aside)
+        aside = disk.set_aside(path)
     except OSError:
-        say(f"{error.args[0]}: no regret is known")
+        say(f"{error}: no regret is known")
     else:
         say(f"{path} is damaged and was set aside as {aside.name}: no regret is known")
 

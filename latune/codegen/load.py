@@ -7,7 +7,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 import warnings
@@ -20,7 +19,8 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from latune import paths
-from latune.codegen.templates import code_sha256, generator_sha256, is_intact
+from latune.codegen.templates import code_sha256, generator_sha256, intact_sha256
+from latune.files import replace_text
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
 
@@ -44,12 +44,12 @@ def generated_sha256(bucket: Bucket, plan: Plan) -> str:
     Raises:
         RenderError: the plan cannot be rendered for this bucket.
     """
-    _, text = _generated(bucket, plan)
-    return code_sha256(text)
+    _, sha256 = _generated(bucket, plan)
+    return sha256
 
 
 def _generated(bucket: Bucket, plan: Plan) -> tuple[Path, str]:
-    """The file and its text; one that is not as it was written is written again."""
+    """The file and the digest of its code; one that is not as it was written is written again."""
     stand_in = bucket.problem()
 
     def text() -> str:
@@ -60,11 +60,10 @@ def _generated(bucket: Bucket, plan: Plan) -> tuple[Path, str]:
 
     path = _file(f"{stand_in} {stand_in.bucket()} {plan.digest} {generator_sha256()}", text)
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = path.read_text(encoding="utf-8")
-        if is_intact(found):
-            return path, found
+        if sha256 := intact_sha256(path.read_text(encoding="utf-8")):
+            return path, sha256
     made = text()
-    return _write_or_own(path, made), made
+    return _write_or_own(path, made), code_sha256(made)
 
 
 def load(source: Source) -> ModuleType:
@@ -125,13 +124,7 @@ def _own_folder() -> Path:
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        # Renamed before its content is on disk, it could be found empty after a power failure, and stay so.
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    replace_text(path, text)
     return path
 
 

@@ -20,10 +20,11 @@ def code_sha256(text: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def is_intact(text: str) -> bool:
-    """Whether a generated module is as it was written: of the code whose digest its header states."""
+def intact_sha256(text: str) -> str | None:
+    """``code_sha256`` of a generated module that is as it was written, with that digest in its header; None of another."""
     header, _, _ = text.partition(_HEADER_END)
-    return f"\ncode      {code_sha256(text)}\n" in f"{header}\n"
+    sha256 = code_sha256(text)
+    return sha256 if f"\ncode      {sha256}\n" in f"{header}\n" else None
 
 
 @functools.cache

@@ -76,7 +76,6 @@ def lightning_attn(
         outputs = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
     else:
         check_tangents(q, k, v, initial_state)
-        q, k, v = q.resolve_neg(), k.resolve_neg(), v.resolve_neg()
         outputs = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
     return outputs if return_final_state else outputs[0]
 
@@ -87,7 +86,7 @@ def _known(
     """What is known of a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
     if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None or forward_ad._current_level >= 0:
         return None
-    if (slopes is not None and slopes.requires_grad) or q.is_neg() or k.is_neg() or v.is_neg():
+    if slopes is not None and slopes.requires_grad:
         return None
     return kernels.known_forward(q, k, v, slopes, initial_state, final)
 
@@ -133,8 +132,10 @@ class _LightningAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, slopes, scale, initial_state, final, known):  # type: ignore[no-untyped-def]
         passes = kernels if known else _passes(q, k, v, slopes, initial_state)
         outputs, kept = passes.forward_keeping(q, k, v, slopes, scale, initial_state, final, known)
-        missing = memo.stand_in((q, k, v, slopes, initial_state), final) if passes is kernels else None
-        states, ctx.maker = kept or (missing, None)
+        if kept is None and passes is kernels:
+            key = known.key if known else memo.signature((q, k, v, slopes, initial_state), final)
+            kept = memo.stand_in(key, q), None
+        states, ctx.maker = kept or (None, None)
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
@@ -151,7 +152,7 @@ def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     q, k, v, slopes, initial_state, states = ctx.saved_tensors
     if do is None and dfinal_state is None:
         return (None,) * 8
-    do = torch.zeros_like(v) if do is None else do.resolve_neg()
+    do = torch.zeros_like(v) if do is None else do
     passes = _passes(q, k, v, slopes, initial_state, do, dfinal_state)
     kept = None if ctx.maker is None else passes.Kept(states, ctx.maker)
     dq, dk, dv, *dstate = passes.backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state, kept)

@@ -47,7 +47,7 @@ def _read(given: _Given, final_state: bool) -> tuple[Problem, _Given]:
     """The forward problem, and its tensors as host functions take them."""
     q, k, v, slopes, initial_state = given
     problem = _problem("fwd", q, v, slopes, initial_state, final_state)
-    return problem, (q, k, v, _flat(slopes), _contiguous(initial_state))
+    return problem, (*_signed(q, k, v), _flat(slopes), _contiguous(initial_state))
 
 
 class Known(NamedTuple):
@@ -117,7 +117,7 @@ def backward(
     if (serve := memo.BACKWARD.calls.get(key)) and (outputs := serve(scale, *given)):
         return outputs
     problem = _problem("bwd", q, v, slopes, initial_state, dfinal_state is not None)
-    readable = (q, k, v, _flat(slopes), do, _contiguous(initial_state), _contiguous(dfinal_state), states)
+    readable = (*_signed(q, k, v), _flat(slopes), *_signed(do), _contiguous(initial_state), _contiguous(dfinal_state), states)
     if maker is None:
         return _run(handover.alone(problem, q.device.index), scale, given, readable, memo.BACKWARD, key)
     resumed = handover.resumer(problem, q.device.index, maker)
@@ -160,12 +160,17 @@ def _problem(direction: str, q: Tensor, v: Tensor, slopes: Tensor | None, initia
     return problem_of(direction, q.dtype, (*q.shape, v.shape[3]), slopes is not None, initial_state is not None, final)
 
 
+def _signed(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """With their own values in memory, not the negated ones."""
+    return tuple(x.resolve_neg() for x in tensors)
+
+
 def _flat(slopes: Tensor | None) -> Tensor | None:
-    return None if slopes is None else slopes.reshape(-1).contiguous()
+    return None if slopes is None else slopes.resolve_neg().reshape(-1).contiguous()
 
 
 def _contiguous(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.contiguous()
+    return None if state is None else state.resolve_neg().contiguous()
 
 
 def _attempt(

@@ -21,9 +21,12 @@ Serve = Callable[..., Tensors | None]
 def signature(tensors: tuple[Tensor | None, ...], flag: Hashable = False) -> Signature:
     """All that decides what a call allocates and launches, but for addresses.
 
-    Classes are part of it: a subclass of Tensor may have no address at all.
+    Classes are part of it: a subclass of Tensor may have no address at all. So is whether its memory has the negated values.
     """
-    return (flag, *[None if x is None else (type(x), x.dtype, x.shape, x.stride(), x.get_device()) for x in tensors])
+    return (
+        flag,
+        *[None if x is None else (type(x), x.dtype, x.shape, x.stride(), x.get_device(), x.is_neg()) for x in tensors],
+    )
 
 
 def plainly(scale: float, *tensors: Tensor | None) -> None:
@@ -67,13 +70,13 @@ def note_kept(key: Signature, states: Tensor) -> None:
         _kept[key] = states.shape, states.dtype
 
 
-def stand_in(tensors: tuple[Tensor | None, ...], flag: Hashable) -> Tensor | None:
+def stand_in(key: Signature, like: Tensor) -> Tensor | None:
     """Of the shape and dtype of what the like of this call once left, in hardly any memory; None where it left nothing.
 
     Activation checkpointing compares what a call saves when it is made again with what it saved.
     """
-    kept = _kept.get(signature(tensors, flag)) if _kept else None
-    return None if kept is None or tensors[0] is None else tensors[0].new_empty((), dtype=kept[1]).expand(kept[0])
+    kept = _kept.get(key)
+    return None if kept is None else like.new_empty((), dtype=kept[1]).expand(kept[0])
 
 
 def forget_calls() -> None:

@@ -43,7 +43,8 @@ _CHAINING_ARCH = 90
 
 def all_spaces(own: Spaces | None = None) -> Spaces:
     """The shipped search spaces by ``Kernel.space``, those of ``own`` in their places."""
-    return {**{name: load_space(name) for name in sorted({kernel.space for kernel in KERNELS.values()})}, **(own or {})}
+    shipped = {name: load_space(name) for name in sorted({kernel.space for kernel in KERNELS.values()})}
+    return {**shipped, **(own or {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +223,7 @@ class Composer:
         """A sibling's config as this kernel has it: equal shares are for the programs that run at once, of all its streams."""
         if config.algorithm != "relay":
             return config
-        return config.with_constexprs(PROGRAMS=self.gpu.sms // max(len(KERNELS[name].streams), 1))
+        return config.with_constexprs(PROGRAMS=self.gpu.sms // KERNELS[name].num_walks)
 
     def _cuts(self, name: str, config: Config) -> list[Config]:
         """The config as it is, in segments that give each SM one program or two, and the former's states made otherwise.

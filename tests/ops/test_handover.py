@@ -162,6 +162,18 @@ def test_what_is_checkpointed_saves_as_much_when_it_is_made_again(
     assert v.grad is not None and v.grad.shape == v.shape
 
 
+def test_negated_views_are_launched_on_copies_and_are_another_signature(serve) -> None:
+    gpu = serve((WHOLE,), (BEHIND,))
+    q, *rest = tensors()
+    for x, in_place in [*[(torch._neg_view(q), False), (q, True)] * 4]:
+        gpu.jit.clear()
+        gpu.direct.clear()
+        kernels.forward(x, *rest, 0.5, None, False)
+        ((_, arguments),) = gpu.jit or gpu.direct
+        assert (q.data_ptr() in arguments) == in_place
+    assert gpu.direct, "what is read in place is replayed"
+
+
 def test_an_error_that_is_no_refusal_is_the_callers(serve, monkeypatch) -> None:
     serve((AHEAD,), (BEHIND,))
 
