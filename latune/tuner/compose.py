@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 from itertools import chain, islice, product
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from latune.codegen.space import Space, load_space
 from latune.codegen.state_flow import StateFlow
 from latune.config import Config
 from latune.gpu import Gpu
-from latune.plan import FORMS, KERNELS, Plan, Step
+from latune.plan import FORMS, KERNELS, Kernel, Plan, Step
 from latune.problem import Problem
 from latune.tuner.grid import Grid
 
@@ -83,10 +83,8 @@ class Composer:
         return self.spaces[KERNELS[name].space]
 
     def grid(self, name: str) -> Grid:
-        """The kernel's space as a grid; made once, since listing a space takes a second."""
-        if name not in self._grids:
-            self._grids[name] = Grid(self.space(name), self.problem, self.gpu, KERNELS[name])
-        return self._grids[name]
+        """The kernel's space as a grid."""
+        return _grid(self.space(name), self.problem, self.gpu, KERNELS[name])
 
     def compose(self, ranked: Mapping[str, Sequence[Config]], pinned: Sequence[Plan] = ()) -> list[Plan]:
         """Plans of the best kernels, form by form, then the default and those of ``pinned`` that can run here.
@@ -160,10 +158,6 @@ class Composer:
         nearest = grid.nearest(config.values(), others) or grid.nearest(config.values())
         assert nearest is not None, f"the form's kernels are served, {name} among them"
         return nearest
-
-    @cached_property
-    def _grids(self) -> dict[str, Grid]:
-        return {}
 
     def _chained(self, plan: Plan) -> Plan | None:
         """The plan with its launches chained; None where there is one launch, or the GPU cannot."""
@@ -258,6 +252,12 @@ class Composer:
     def _allows(self, plan: Plan) -> bool:
         complete = tuple(step.kernel for step in plan.steps) in self.forms
         return complete and all(self._feasible(step.kernel, step.config) for step in plan.steps)
+
+
+@lru_cache(maxsize=16)
+def _grid(space: Space, problem: Problem, gpu: Gpu, kernel: Kernel) -> Grid:
+    """Kept: listing a space takes a second, and what a problem is foreseen by is asked again when it is tuned."""
+    return Grid(space, problem, gpu, kernel)
 
 
 def _mapped(plan: Plan, change: Callable[[str, Config], Config]) -> Plan:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,11 +20,11 @@ from latune.measurement import Measurement
 from latune.plan import FORMS, Plan
 from latune.problem import Problem
 from latune.tuner import timing
-from latune.tuner.cases import Inputs
+from latune.tuner.cases import Inputs, small_problems
 from latune.tuner.jobs import Arm, Describe, DeviceReport, Evaluate, Job, Prepare, Race, Ready
 from latune.tuner.resumed import Forms
 from latune.tuner.sampling import copy_gbps, gpu_sampler, input_sets
-from latune.tuner.verify import Fixture, Verification, prepare, verify
+from latune.tuner.verify import Fixture, Verification, prepare, prepare_small, verify
 
 if TYPE_CHECKING:
     from latune.codegen.render import Source
@@ -32,10 +34,17 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def start(device_index: int) -> Callable[[Job], object]:
     """Takes the device and returns what answers jobs on it."""
-    # While the process comes up, beside the one that it will follow: else in its first job.
-    hash_triton()
+    # Beside the process that it will follow, or while the first candidates compile.
+    threading.Thread(target=_warm_up, daemon=True).start()
     torch.cuda.set_device(device_index)
     return GpuRunner(device=torch.device("cuda", device_index))
+
+
+def _warm_up() -> None:
+    """What else the first candidate would wait for, for seconds, and the GPU is not needed for."""
+    hash_triton()
+    # torch.use_deterministic_algorithms imports it.
+    importlib.import_module("torch._inductor.config")
 
 
 @dataclass(kw_only=True)
@@ -45,6 +54,8 @@ class GpuRunner:
     device: torch.device
     _seed: int = 0
     _fixture: Fixture | None = None
+    _small: dict[tuple[str, int], Fixture] = field(default_factory=dict)
+    """The last one of each direction and seed."""
     _ahead: Plan | None = None
     _sets: list[Inputs] = field(default_factory=list)
     _verified: dict[str, Verification] = field(default_factory=dict)
@@ -85,10 +96,17 @@ class GpuRunner:
         # Freed first: the last problem's tensors and the next one's need not fit together.
         self._fixture, self._sets, self._verified, self._seed, self._ahead = None, [], {}, seed, ahead
         torch.cuda.empty_cache()
-        self._fixture = prepare(problem, self.device, seed)
+        self._fixture = prepare(problem, self.device, seed, self._small_fixture(problem, seed))
         timed = self._fixture.timed.inputs
         self._sets = timed.copies(input_sets(timed.bytes, torch.cuda.get_device_properties(self.device).L2_cache_size))
         return Ready()
+
+    def _small_fixture(self, problem: Problem, seed: int) -> Fixture:
+        """That of the problem before, where it has the same small shapes and no candidate has written into them."""
+        kept = self._small.get((problem.direction, seed))
+        if kept is None or small_problems(kept.problem) != small_problems(problem) or kept.damaged():
+            kept = self._small[problem.direction, seed] = prepare_small(problem, self.device, seed)
+        return kept
 
     @property
     def _prepared(self) -> Fixture:

@@ -22,6 +22,8 @@ Launch = Callable[[Inputs], tuple[Tensor, ...]]
 # Below every normal fp32: lets a flushed denormal equal zero, and keeps ratios finite.
 _TINY = 1e-30
 _BITS = {2: torch.int16, 4: torch.int32}
+# Of an output, compared at once: a step is some dozens of launches, and needs several tensors of so many numbers in fp32.
+_PART_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +85,29 @@ class Fixture:
         return _fingerprint(self.cases) != self.fingerprint
 
 
-def prepare(problem: Problem, device: torch.device, seed: int) -> Fixture:
+def prepare(problem: Problem, device: torch.device, seed: int, small: Fixture | None = None) -> Fixture:
     """Makes inputs and float64 references for a problem.
+
+    Args:
+        small: from ``prepare_small``, for this problem or another with the same ``small_problems``; None: made as well.
 
     Raises:
         torch.OutOfMemoryError: the problem's inputs and references do not fit on the device.
     """
-    cases = (*small_cases(problem, device, seed), timed_case(problem, device, seed))
+    small = small or prepare_small(problem, device, seed)
+    return _fixture(problem, (*small.cases, timed_case(problem, device, seed)))
+
+
+def prepare_small(problem: Problem, device: torch.device, seed: int) -> Fixture:
+    """As ``prepare``, without the timed shape.
+
+    Raises:
+        torch.OutOfMemoryError: as ``prepare``.
+    """
+    return _fixture(problem, tuple(small_cases(problem, device, seed)))
+
+
+def _fixture(problem: Problem, cases: tuple[Case, ...]) -> Fixture:
     return Fixture(problem=problem, cases=cases, fingerprint=_fingerprint(cases))
 
 
@@ -156,14 +174,20 @@ def _wrong_form(outputs: Sequence[Tensor], case: Case, names: Sequence[str], dty
 
 def _rms_error(output: Tensor, values: Tensor) -> float:
     """The largest relative RMS error of a head, over the batch; NaN when any element is."""
-    error = sum(_head_norms(output[index].float() - values[index]) for index in range(len(values)))
-    size = sum(_head_norms(part) for part in values)
+    error = sum(_head_norms(output[part].float() - values[part]) for part in _parts(values))
+    size = sum(_head_norms(values[part]) for part in _parts(values))
     return (error.sqrt() / (size.sqrt() + _TINY)).max().item()
 
 
+def _parts(values: Tensor) -> list[slice]:
+    """Batches that are compared at once: as few steps as their size allows."""
+    batches = max(1, _PART_ELEMENTS // values[0].numel())
+    return [slice(first, first + batches) for first in range(0, len(values), batches)]
+
+
 def _head_norms(part: Tensor) -> Tensor:
-    """Squared norms of each head, [H] float64."""
-    return torch.linalg.vector_norm(part, dim=(1, 2), dtype=torch.float64).square()
+    """Squared norms of each head over the batch, [H] float64."""
+    return torch.linalg.vector_norm(part, dim=(0, 2, 3), dtype=torch.float64).square()
 
 
 def _nan_last(error: float) -> tuple[bool, float]:
@@ -171,24 +195,26 @@ def _nan_last(error: float) -> tuple[bool, float]:
 
 
 def _wrong_element(name: str, output: Tensor, expected: Expected, tolerance: Tolerance, rms: float) -> str | None:
-    """The worst element against its bound, a batch at a time; a NaN is worse than any number."""
-    batches = (_worst(output[batch], expected, batch, tolerance) for batch in range(len(output)))
-    excess, index = max(batches, key=lambda worst: worst[0])
+    """The worst element against its bound; a NaN is worse than any number."""
+    parts = _parts(output)
+    excesses = torch.stack([_excess(output, expected, part, tolerance).max() for part in parts])
+    excess = excesses.max().item()
     if excess <= 1 and rms <= tolerance.rms:
         return None
+    worst = parts[int(excesses.argmax())]
+    ratio = _excess(output, expected, worst, tolerance)
+    batch, *place = (int(position) for position in torch.unravel_index(ratio.argmax(), ratio.shape))
+    index = (worst.start + batch, *place)
     got, wanted = output[index].item(), expected.values[index].item()
     bounds = f"{excess:.3g} times its bound; RMS error {rms:.3g}, allowed {tolerance.rms:.3g}"
     return f"{name}{list(index)}: expected {wanted:.6g}, got {got:.6g} ({bounds})"
 
 
-def _worst(output: Tensor, expected: Expected, batch: int, tolerance: Tolerance) -> tuple[float, tuple[int, ...]]:
-    """How many times its bound the worst element of a batch is off, and its index."""
-    values = expected.values[batch]
+def _excess(output: Tensor, expected: Expected, part: slice, tolerance: Tolerance) -> Tensor:
+    """How many times its bound each element of some batches is off."""
+    values = expected.values[part]
     bound = tolerance.local * expected.scale[..., None] + tolerance.relative * values.abs() + _TINY
-    ratio = ((output.float() - values).abs() / bound).nan_to_num(nan=torch.inf, posinf=torch.inf)
-    flat = ratio.argmax()
-    index = tuple(int(position) for position in torch.unravel_index(flat, ratio.shape))
-    return ratio.flatten()[flat].item(), (batch, *index)
+    return ((output[part].float() - values).abs() / bound).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _same_bits(output: Tensor, repeated: Tensor) -> bool:

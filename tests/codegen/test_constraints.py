@@ -103,7 +103,7 @@ INFEASIBLE_RELAYS = [
     ({"PROGRAMS": 192}, {}, H200, "have to run at once"),
     ({"PROGRAMS": 96}, {}, H200, "leave SMs without work"),
     ({}, {"batch": 4}, H200, "sequential with another name"),
-    ({}, {"batch": 8}, H200, "full to nine tenths"),
+    ({}, {"batch": 8}, H200, "full to nineteen in twenty"),
 ]
 
 _REMAINDER = {"algorithm": "remainder", "PROGRAMS": 128}
@@ -155,7 +155,7 @@ INFEASIBLE_RELAYED_WALKS = [
     ({"PROGRAMS": 192}, {}, H200, "have to run at once"),
     ({"PROGRAMS": 96}, {}, H200, "leave SMs without work"),
     ({}, {"batch": 4}, H200, "sequential with another name"),
-    ({}, {"batch": 8}, H200, "full to nine tenths"),
+    ({}, {"batch": 8}, H200, "full to nineteen in twenty"),
     ({"algorithm": "split"}, {"batch": 1}, H200, "whatever their number"),
 ]
 

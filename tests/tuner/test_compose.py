@@ -101,12 +101,14 @@ def test_every_plan_is_feasible_and_pinned_ones_are_kept_when_they_are(streams: 
             assert space.feasible(step.config, backward.problem, GPU, KERNELS[step.kernel]) is None
 
 
-def test_a_space_is_listed_once_however_many_plans_are_fitted(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_is_listed_once_for_all_that_is_fitted(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
+    compose._grid.cache_clear()
     monkeypatch.setattr(compose, "Grid", lambda *case: listed.append(case) or Grid(*case))
     wide = fake_builds.config(block_e=128)
     known = [fake_builds.one("o", replace(wide, num_stages=stages)) for stages in (1, 2, 3)]
     plans = composer("fwd", 64, 64).fit(known)
+    assert composer("fwd", 64, 64).fit(known) == plans, "foreseen, then tuned"
     assert len(listed) == 1 < len(plans)
     assert all(dict(plan.steps[0].config.constexprs)["BLOCK_E"] <= 64 for plan in plans)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -123,6 +125,7 @@ def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.M
     monkeypatch.setattr(Fixture, "damaged", lambda self: False)
     monkeypatch.setattr(runner, "verify", verify)
     monkeypatch.setattr(runner, "prepare", lambda *_: undamaged)
+    monkeypatch.setattr(runner, "prepare_small", lambda *_: undamaged)
     monkeypatch.setattr(runner, "input_sets", lambda *_: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1))
     here = GpuRunner(device=torch.device("cpu"))
@@ -131,6 +134,44 @@ def test_what_has_passed_is_verified_once_for_each_problem(monkeypatch: pytest.M
         for module in ("right", "right", "other", "wrong", "wrong"):
             assert here._verify(Forms(module), plan("o"), source(module)).ok == (module != "wrong")
     assert asked == 3 * ["right", "other", "wrong", "wrong"]
+
+
+def test_small_cases_are_kept_for_problems_that_share_them_until_a_candidate_writes_into_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1))
+    narrow = replace(PROBLEM, head_dim_k=16, head_dim_v=16, seqlen=64)
+    backward = replace(narrow, direction="bwd")
+    here, held = GpuRunner(device=torch.device("cpu")), []
+
+    def small(problem: Problem, seed: int = 0) -> list[int]:
+        here(Prepare(problem=problem, seed=seed))
+        assert here._prepared.problem == problem and here._prepared.timed.inputs.q.shape[2] == problem.seqlen
+        held.append(here._prepared)
+        return [id(case) for case in here._prepared.cases[:-1]]
+
+    first, gradients = small(narrow), small(backward)
+    assert small(replace(narrow, batch=1, num_heads=2, seqlen=32)) == first
+    assert small(replace(backward, seqlen=32)) == gradients
+    here._prepared.cases[0].inputs.q.zero_()
+    assert not set(small(backward)) & set(gradients)
+    assert small(narrow) == first
+    for other, seed in ((replace(narrow, head_dim_v=32), 0), (replace(narrow, dtype="bf16"), 0), (narrow, 1)):
+        assert not set(small(other, seed)) & set(first)
+
+
+def test_what_is_warmed_up_is_all_that_deterministic_mode_imports() -> None:
+    text = """
+import sys
+from latune.tuner import runner
+runner.hash_triton = lambda: None
+runner._warm_up()
+import torch
+before = set(sys.modules)
+torch.use_deterministic_algorithms(True, warn_only=True)
+print(*(name for name in set(sys.modules) - before))
+"""
+    assert subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout.split() == []
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +255,7 @@ def test_candidates_are_loaded_behind_the_forward_plan_that_the_problem_was_prep
     monkeypatch.setattr(Forms, "load", load)
     monkeypatch.setattr(runner, "verify", lambda *_: Verification(ok=False, errors=()))
     monkeypatch.setattr(runner, "prepare", lambda *_: fixture)
+    monkeypatch.setattr(runner, "prepare_small", lambda *_: None)
     monkeypatch.setattr(runner, "input_sets", lambda *_: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)

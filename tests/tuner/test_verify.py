@@ -17,6 +17,7 @@ from latune.gpu import find_gpu
 from latune.ops import reference
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
+from latune.tuner import verify as verify_module
 from latune.tuner.cases import Inputs, timed_case
 from latune.tuner.verify import Fixture, Launch, Verification, poisoned_allocations, prepare, verify
 
@@ -99,9 +100,11 @@ def leave(name: str, output: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_right_module_passes(name: str) -> None:
+def test_right_module_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verification = verdict(name, leave)
     assert verification.ok, verification.detail
+    monkeypatch.setattr(verify_module, "_PART_ELEMENTS", 1)
+    assert dict(verdict(name, leave).errors) == pytest.approx(dict(verification.errors)), "batch by batch"
     assert verification.errors
     assert all(error < 5e-3 for _, error in verification.errors)
 
@@ -122,8 +125,12 @@ def test_incomplete_plan_is_judged_on_what_it_returns(kernels: tuple[str, ...], 
     assert [name for name, _ in verification.errors] == outputs
 
 
+@pytest.mark.parametrize("part_elements", [1, 2**25])
 @pytest.mark.parametrize("name", ["fwd states", "bwd states", "fwd fp16", "fwd fp32", "bwd fp32"])
-def test_one_wrong_element_of_any_output_is_found_and_named(name: str) -> None:
+def test_one_wrong_element_of_any_output_is_found_and_named(
+    name: str, part_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "_PART_ELEMENTS", part_elements)
     for output, _ in verdict(name, leave).errors:
         seen: list[Tensor] = []
 
