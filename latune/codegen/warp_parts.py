@@ -44,7 +44,7 @@ def _of_a_stream(step: StepView) -> dict[str, list[str]]:
     else:
         score += [*(["first_row", "seqlen"] if ragged and not step.reverse else []), "num_chunks"]
     score += ["BLOCK_N", "BLOCK_D", *(["BLOCK_E"] if decayed else [])]
-    walk += ["seqlen"] if step.states or ragged else []
+    walk += ["seqlen"] if step.segmented or ragged or step.uses_checkpoints else []
     head = ["i_p"] if step.relayed else [] if step.balanced and not step.has_states_of_heads else ["i_bh"]
     walk += [*head, "D", "E"] if step.states else []
     walk += [*segment, *rest, "BLOCK_N", "BLOCK_D", "BLOCK_E"]
