@@ -37,8 +37,8 @@ from latune.tuner.tune import OnTrial, Settings, Tuned, finals_of, foresee_searc
 _TIMED_SHARE = 1 / 5
 # Of an idle device's memory; the rest is a context's.
 _FREE_SHARE = 0.9
-# So many problems ahead of the one that is raced are compiled for: racing may take two seconds, compiling six.
-_FORESEEN = 4
+# So many problems ahead of the one that is raced are compiled for: racing takes two seconds or three, compiling up to ten.
+_FORESEEN = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,12 +144,13 @@ class Session:
         """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone."""
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
         with _aside() as aside:
-            unforeseen = iter(problems[1:])
+            # The first one too, for its second race.
+            unforeseen = iter(problems)
             for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
                 if share_s == 0:
                     say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
                     return
-                for later in islice(unforeseen, _FORESEEN if number == 1 else 1):
+                for later in islice(unforeseen, 1 + _FORESEEN if number == 1 else 1):
                     aside.submit(self._foresee, foresee_transfer, later, spaces)
                 self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
                 if problem in self.tuned:
