@@ -21,7 +21,8 @@ def crew(processes: int, arguments: Sequence[str]) -> Iterator[None]:
     """Runs the command in all but one of so many processes besides this one, and ends those when the block does.
 
     The k-th has the k-th of the GPUs that are visible here, this one the first; where there are none, all compile. What they
-    say goes to files under the user's cache root. One that dies is missed by nobody: what it had in hand others take up.
+    say goes to files under the user's cache root. One that dies is missed by nobody: what it had in hand others take up. If
+    this one is killed, they go on until nothing is left.
 
     Args:
         arguments: of the command.
@@ -40,9 +41,12 @@ def crew(processes: int, arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _device(number: int) -> str:
-    """The name of the GPU that a process of that number is to see."""
-    visible = [name for name in os.environ.get(_VISIBLE, "").split(",") if name]
-    return visible[number] if number < len(visible) else str(number)
+    """The name of the GPU that a process of that number is to see; where GPUs are hidden from this one, they stay hidden."""
+    visible = os.environ.get(_VISIBLE)
+    if visible is None:
+        return str(number)
+    names = [name for name in visible.split(",") if name]
+    return names[number] if number < len(names) else visible
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

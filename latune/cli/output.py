@@ -21,6 +21,18 @@ INTERRUPTED = 130
 _UNBOUNDED_COLUMNS = 10_000
 
 
+def next_time(*, fresh: bool, keeps: bool = True) -> str:
+    """What the same command does after one that was ended before its time.
+
+    Args:
+        fresh: whether the command forgets what earlier ones kept.
+        keeps: whether it keeps anything for the next one.
+    """
+    if not keeps:
+        return "the same command begins anew"
+    return f"the same command{', without --fresh,' * fresh} goes on from here"
+
+
 def say(message: str) -> None:
     click.echo(message, err=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -21,7 +22,7 @@ from latune.cli.options import (
     shapes_option,
     trials_option,
 )
-from latune.cli.output import INTERRUPTED, milliseconds, print_table, say
+from latune.cli.output import INTERRUPTED, milliseconds, next_time, print_table, say
 from latune.cli.regrets import RegretFile
 from latune.cli.shapes import Shape, problems_of
 from latune.cli.starts import starts_of
@@ -82,22 +83,23 @@ def regret(
                 served = resolve(problem, target.gpu)
                 if str(problem) in known and known[str(problem)].served == served.why:
                     continue
-                settings = Settings(trials=trials or DEFAULT.trials[target.evidence], patience=DEFAULT.patience)
-                known[str(problem)] = found = _measure(problem, served, target, settings)
+                known[str(problem)] = found = _measure(problem, served, target, trials or DEFAULT.trials[target.evidence])
                 say(f"[{number}/{len(problems)}] {problem}: {found.share:.1%}, {found.step}")
                 for file in files:
                     file.add(found)
         except KeyboardInterrupt:
-            goes_on = "the same command goes on from here" if json_path else "without --json FILE the same command begins anew"
-            say(f"interrupted: {goes_on}")
+            say(f"interrupted: {next_time(fresh=False, keeps=json_path is not None)}")
     measured = [known[str(problem)] for problem in problems if str(problem) in known]
     _print(measured)
     if len(measured) < len(problems):
         raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _measure(problem: Problem, served: Resolution, target: Target, settings: Settings) -> Regret:
-    return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
+def _measure(problem: Problem, served: Resolution, target: Target, trials: int) -> Regret:
+    """By a search that knows nothing of those the user has made, and leaves them alone."""
+    with TemporaryDirectory() as studies:
+        settings = Settings(trials=trials, patience=DEFAULT.patience, storage=studies)
+        return regret_of(problem, served, target.evaluator(problem), settings, starts=starts_of(problem, target.gpu))
 
 
 def _print(regrets: Sequence[Regret]) -> None:

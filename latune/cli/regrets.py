@@ -40,7 +40,7 @@ class RegretFile:
         if not path.exists() and not path.parent.is_dir():
             raise LatuneError(f"cannot write {path}: there is no folder {path.parent}; give a path you can write to")
         made, by_problem = _read(path)
-        if made not in (None, (gpu.name, evidence, templates_sha256())):
+        if made not in (None, _made(gpu, evidence)):
             raise LatuneError(f"{path} is of {made[0]}, {made[1]}, or of other templates: name another file, or remove it")
         return cls(path=path, gpu=gpu, evidence=evidence, by_problem=by_problem)
 
@@ -53,18 +53,24 @@ class RegretFile:
         except LatuneError as error:
             _set_aside(path, error)
             made, by_problem = None, {}
-        is_current = made == (gpu.name, evidence, templates_sha256())
+        is_current = made == _made(gpu, evidence)
         return cls(path=path, gpu=gpu, evidence=evidence, by_problem=by_problem if is_current else {})
 
     def add(self, regret: Regret) -> None:
-        """Keeps one more, in place of what the file has of its problem.
+        """Keeps one more, in place of what the file has of its problem, beside what others have kept there since it was read.
 
         Raises:
             LatuneError: it cannot be written.
         """
-        self.by_problem[regret.problem] = regret
         make_folder(self.path.parent)
-        write_text(self.path, json_text(self._to_json()) + "\n")
+        try:
+            with disk.locked(self.path):
+                made, kept = _read(self.path)
+                self.by_problem.update(kept if made == _made(self.gpu, self.evidence) else {})
+                self.by_problem[regret.problem] = regret
+                write_text(self.path, json_text(self._to_json()) + "\n")
+        except OSError as error:
+            raise LatuneError(f"cannot write {self.path}: {error}; give a path you can write to") from error
 
     def _to_json(self) -> dict[str, object]:
         regrets = list(self.by_problem.values())
@@ -77,6 +83,11 @@ class RegretFile:
             "worst": {"problem": worst.problem, "regret": worst.share},
             "regrets": [regret.to_json() for regret in regrets],
         }
+
+
+def _made(gpu: Gpu, evidence: str) -> tuple[str, str, str]:
+    """What the regrets of one file have in common."""
+    return gpu.name, evidence, templates_sha256()
 
 
 def _set_aside(path: Path, error: LatuneError) -> None:

@@ -247,15 +247,18 @@ class Session:
             "call": None if call is None else call.to_json(),
         }
 
-    def exit(self) -> None:
+    def exit(self, next_time: str) -> None:
         """Ends the command after Ctrl-C or a failure.
+
+        Args:
+            next_time: as ``output.next_time`` has it.
 
         Raises:
             LatuneError: there are problems for which nothing was found.
         """
         if self.interrupted:
             kept = "the best so far is kept" if self.tuned else "nothing was found yet"
-            say(f"interrupted: {kept}; the same command goes on from here")
+            say(f"interrupted: {kept}; {next_time}")
             raise click.exceptions.Exit(INTERRUPTED)
         if self.failed:
             problem, why = next(iter(self.failed.items()))

@@ -28,7 +28,7 @@ from latune.cli.options import (
     storage_option,
     trials_option,
 )
-from latune.cli.output import print_json
+from latune.cli.output import next_time, print_json
 from latune.cli.presets import DEFAULT_PRESET
 from latune.cli.session import Session
 from latune.cli.shapes import Shape, problems_of
@@ -58,7 +58,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Search nothing: race the winners of the nearest buckets on shapes whose bucket has no entry, or, with --fresh, one "
     "that was transferred.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed and same cache, same search.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Same seed and same cache, same search."
+)
 @storage_option
 @click.option("--resume/--fresh", default=True, show_default=True, help="Keep what earlier runs found, or begin anew.")
 @click.option(
@@ -140,7 +142,7 @@ def tune(
         print_json(session.to_json(call))
     elif call is not None:
         click.echo(str(call))
-    session.exit()
+    session.exit(next_time(fresh=searches and not resume, keeps=searches or (transfer and resume)))
 
 
 def check_searches(*, effort: str, transfer: bool, trials: int | None, storage: str | None) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,15 @@ class Space:
             defaults=read_defaults(file, path),
             starts=tuple(read_starts(file, path)),
         )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it allows, of its defaults and of its starts."""
+        parameters = [(each.name, each.kind, each.values, _text(each.when)) for each in self.parameters]
+        constraints = [(_text(each.require), _text(each.when)) for each in self.constraints]
+        defaults = {name: _text(value) for name, value in self.defaults.items()}
+        said = json.dumps([parameters, constraints, defaults, [dict(start) for start in self.starts]], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def feasible(self, config: Config, problem: Problem, gpu: Gpu, kernel: Kernel) -> str | None:
         """None for a config of this space, else the reason why it is not one."""
@@ -200,6 +211,10 @@ class Space:
             num_stages=launch.pop("num_stages"),
             options=launch,
         )
+
+
+def _text(value: Expression | str | int | None) -> str | int | None:
+    return value.text if isinstance(value, Expression) else value
 
 
 def _remembered(question: Question, reads: Collection[str]) -> Question:

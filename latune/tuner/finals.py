@@ -76,13 +76,14 @@ class Finals:
         kept = self._agreed("starts", lambda: {"plans": [plan.to_json() for plan in own]})
         return [Plan.from_json(steps) for steps in kept["plans"]]
 
-    def result(self, trials: Mapping[str, int], race: Callable[[], Result]) -> Result:
-        """That of the race, run by this process unless another has run it, or does, after searches of as many trials.
+    def result(self, trials: Mapping[str, int], spaces: Mapping[str, str], race: Callable[[], Result]) -> Result:
+        """That of the race, run by this process unless another has run it, or does, after the same searches.
 
         Args:
             trials: by kernel, how many its search has made.
+            spaces: digests of the search spaces, by name.
         """
-        made = {"trials": dict(trials)}
+        made = {"trials": dict(trials), "spaces": dict(spaces)}
         return Result.from_json(self._agreed("result", lambda: made | race().to_json(), made))
 
     def _agreed(self, name: str, make: Callable[[], Json], alike: Json = MappingProxyType({})) -> Json:

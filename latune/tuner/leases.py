@@ -65,6 +65,9 @@ class Lease:
 
         Args:
             candidate: its name in the study.
+
+        Raises:
+            StorageInternalError: the storage has lost the lease.
         """
         if _holding(study, candidate):
             return None
@@ -72,7 +75,10 @@ class Lease:
         terms = {"candidate": candidate, "token": token, "holder": asdict(Holder.here()), "since": time.time()}
         study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={_KEY: terms}))
         holding = _holding(study, candidate)
-        own = cls(study=study, number=next(trial.number for trial in holding if trial.user_attrs[_KEY]["token"] == token))
+        numbers = [trial.number for trial in holding if trial.user_attrs[_KEY]["token"] == token]
+        if not numbers:
+            raise optuna.exceptions.StorageInternalError("what has just been stored is not there")
+        own = cls(study=study, number=numbers[0])
         if holding[0].number == own.number:
             return own
         own.release()

@@ -10,7 +10,7 @@ from latune.cache.entry import Entry, utc_now
 from latune.cache.standing import Standing
 from latune.codegen.render import plan_sha256
 from latune.codegen.segment_states import states_key
-from latune.codegen.templates import templates_sha256
+from latune.codegen.templates import generator_sha256
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
@@ -92,13 +92,13 @@ def standing(placed: Raced) -> Standing:
 
 
 def study_name(problem: Problem, evaluate: Evaluator, seed: int) -> str:
-    """Names all that stored evaluations depend on: they are of use to no other problem, toolchain or templates."""
+    """Names all that stored evaluations depend on: they are of use to no other problem, toolchain or generator of code."""
     shape = "x".join(map(str, (problem.batch, problem.num_heads, problem.seqlen, problem.head_dim_k, problem.head_dim_v)))
     flags = [flag for flag in ("has_initial_state", "needs_final_state", "varlen") if getattr(problem, flag)]
     toolchain = evaluate.toolchain
     # torch, CUDA and driver have no part in what is only compiled.
     drivers = [f"{name}{toolchain[name]}" for name in ("torch", "cuda", "driver") if evaluate.evidence == "measured"]
-    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, templates_sha256()[:8]]
+    versions = [str(toolchain["protocol"]), f"triton{toolchain['triton']}", *drivers, generator_sha256()[:8]]
     handed = states_key(evaluate.ahead, problem) if evaluate.ahead else ()
     parts = [problem.direction, shape, problem.dtype, problem.decay, *flags, *handed, evaluate.gpu.name, *versions, f"s{seed}"]
     return re.sub(r"[^\w.-]", "-", "-".join(parts))

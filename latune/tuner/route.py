@@ -3,8 +3,9 @@
 A space of no more configs than trials is enumerated. Of a larger one, the starting points come first (the space's
 default, then what the caller knows), then what TPE proposes, and last a polish: the untried neighbours of the best
 three, of which the best three may then be others. A search with patience comes to its polish as soon as so many trials
-have brought nothing, and ends when that has brought nothing either. What comes next depends on the seed and on what has
-been evaluated, on nothing else, so that a search killed and resumed ends where an uninterrupted one does.
+have brought nothing, and ends when that has brought nothing either. What comes next depends on the seed, on the number of
+trials and on what has been evaluated, on nothing else, so that a search killed and resumed ends where an uninterrupted one
+does. One that goes on with more trials than it had has larger batches from there on.
 """
 
 from __future__ import annotations
@@ -128,7 +129,11 @@ class Route:
             done = [trial.config for trial in trials[len(known) : begun]]
             pending = done if len(done) == self.batch else self._batch(number - 1, trials)
         size = max(min(self.batch, self.total - begun), 0)
-        return list(islice(self._untried(known, pending), size))
+        chosen = list(islice(self._untried(known, pending), size))
+        if not chosen and number and len(trials) >= begun and not self.is_settled(trials[:begun]):
+            # What was settled when the last batch was chosen, that has unsettled.
+            return list(islice(self._untried(trials[:begun], []), size))
+        return chosen
 
     def _untried(self, trials: Sequence[Trial], pending: Sequence[Config]) -> Iterator[Config]:
         seen = {*(trial.config for trial in trials), *pending}

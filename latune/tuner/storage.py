@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def open_storage(storage: str | None, name: str) -> BaseStorage | str:
     lock = FileLock(f"{path}.lock", timeout=_LOCK_TIMEOUT_S)
     with lock:
         _mend(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+    return JournalStorage(_Journal(path, lock))
 
 
 def study_names(storage: str | None, prefix: str) -> list[str]:
@@ -111,6 +112,28 @@ def storage_errors(storage: str | None) -> Iterator[None]:
         raise StudyError(f"cannot keep evaluations in {where}: {type(error).__name__}: {line}; {remedy}") from error
 
 
+class _Journal(JournalFileBackend):
+    """Lines of others that were killed as they wrote are no part of it: what comes next does not go behind half a line."""
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        super().__init__(str(path), lock_obj=lock)  # type: ignore[arg-type]
+        self._path, self._held = path, lock
+
+    def append_logs(self, logs: list[dict[str, object]]) -> None:
+        with self._held:
+            _cut_half_line(self._path)
+            super().append_logs(logs)
+
+
+def _cut_half_line(path: Path) -> None:
+    with path.open("r+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(end - 1, 0))
+        if stream.read() not in (b"", b"\n"):
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+
+
 def _mend(path: Path) -> None:
     """Cuts off a last line that a crash left without its end; sets a journal aside that is damaged anywhere else.
 
@@ -126,8 +149,7 @@ def _mend(path: Path) -> None:
     if not any(records) and not b"{".startswith(text[:1]):
         raise ValueError(f"expected a journal at {path}, got another file; for a database give its URL, sqlite:///FILE")
     if whole != text:
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
+        _cut_half_line(path)
     if not all(records):
         names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())

@@ -99,7 +99,8 @@ def tune(
         storage: where evaluations are kept: a database URL or a journal file; None: the user's cache root.
         fresh: forget what earlier runs stored.
         time_budget_s: for all searches together.
-        starts: complete plans to try early, such as the winners of neighbouring buckets.
+        starts: complete plans to try early, such as the winners of neighbouring buckets; those of an earlier run where this one
+            goes on from it.
         on_trial: called after each evaluation.
 
     Raises:
@@ -136,7 +137,9 @@ def tune_problem(
         plans = composer.compose(ranked, starts) if interrupted else finalists(composer, evaluate, ranked, starts)
         return _race(problem, plans, evaluate, searches, seed=settings.seed)
 
-    result = race() if interrupted else finals.result({name: len(found.trials) for name, found in searches.items()}, race)
+    trials = {name: len(found.trials) for name, found in searches.items()}
+    digests = {name: space.digest for name, space in composer.spaces.items()}
+    result = race() if interrupted else finals.result(trials, digests, race)
     return Tuned(entry=result.entry, searches=searches, finalists=result.finalists)
 
 

@@ -185,6 +185,7 @@ class Worker:
     def _prepare(self, problem: Problem, ahead: Plan | None) -> None:
         if self._prepared == (problem, ahead):
             return
+        self._prepared = None
         answer = self._ask_once(Prepare(problem=problem, seed=self._seed, ahead=ahead), _PREPARE_TIMEOUT_S)
         if isinstance(answer, Failure):
             raise WorkerError(
@@ -203,6 +204,9 @@ class Worker:
             raise
         if isinstance(answer, Failure) and answer.outcome in ("illegal_access", "timeout"):
             self.restart()
+        if isinstance(answer, Failure) and answer.outcome == "out_of_resources":
+            # There may have been too little memory to make inputs anew that were written over: the next job has them made.
+            self._prepared = None
         return answer
 
     def _fresh(self) -> Process:

@@ -83,6 +83,31 @@ def test_a_cache_root_that_is_no_folder_has_no_regrets(tmp_path, capsys):
     assert "no regret is known" in capsys.readouterr().err
 
 
+def test_it_searches_anew_whatever_the_user_has_searched(run, tmp_path, monkeypatch):
+    searched, searches = [], command.regret_of
+
+    def regret_of(problem, served, evaluate, settings, **options):
+        found = searches(problem, served, evaluate, settings, **options)
+        searched.append(evaluate._known)
+        return found
+
+    monkeypatch.setattr(command, "regret_of", regret_of)
+    tune = ("--gpu", "a100", "--shape", "1,2,200,32", "--direction", "fwd", "--trials", "3")
+    assert run("tune", *tune, "--output", str(tmp_path / "out")).exit_code == 0
+    studies = {path: path.read_bytes() for path in (tmp_path / "root" / "studies").glob("*.journal")}
+    assert run("regret", *tune).exit_code == 0
+    assert studies and len(searched[0]) >= 3
+    assert {path: path.read_bytes() for path in (tmp_path / "root" / "studies").glob("*.journal")} == studies
+
+
+def test_two_who_write_one_file_keep_what_both_have(tmp_path):
+    fields = {"step": "exact", "served": "x", "served_ms": 1.1, "tuned_ms": 1.0, "served_plan": "o", "tuned_plan": "o"}
+    first, second = RegretFile.kept(A100, "static"), RegretFile.kept(A100, "static")
+    for file, problem in ((first, "a"), (second, "b"), (first, "c")):
+        file.add(Regret(problem=problem, **fields))
+    assert set(RegretFile.kept(A100, "static").by_problem) == {"a", "b", "c"}
+
+
 def test_ctrl_c_keeps_what_is_measured(run, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

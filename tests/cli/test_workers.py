@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from latune.cache.store import read_cache
+from latune.cli import crew, session
 from latune.cli.session import Session
 from latune.cli.tune import check_workers
 from latune.gpu import find_gpu
@@ -74,6 +75,34 @@ def test_a_storage_that_cannot_be_used_fails_each_problem_and_not_the_run(run, o
     result = run("tune", "--gpu", "a100", *SHAPES[:4], "--direction", "fwd", "--trials", "1", "--storage", "/dev/null/studies")
     assert result.exit_code == 1 and "2 of 2 problems not tuned" in result.stderr
     assert all(f"fwd 1,2,{length},32,32 bf16 decay=constant: cannot keep" in result.stderr for length in (64, 128))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        ((), "the same command goes on from here"),
+        (("--fresh",), "the same command, without --fresh, goes on from here"),
+        (("--transfer",), "the same command goes on from here"),
+        (("--transfer", "--fresh"), "the same command begins anew"),
+        (("--effort", "quick"), "the same command begins anew"),
+    ],
+)
+def test_ctrl_c_says_what_the_next_run_will_do(run, own_cache, monkeypatch, arguments, goes_on):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("tune_problem", "transfer_problem"):
+        monkeypatch.setattr(session, name, interrupt)
+    result = run("tune", "--gpu", "a100", *SHAPES[:2], "--direction", "fwd", *arguments)
+    assert result.exit_code == 130 and goes_on in result.stderr
+
+
+def test_hidden_gpus_stay_hidden(monkeypatch):
+    for visible, second in ((None, "1"), ("4,6", "6"), ("", ""), ("-1", "-1")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert crew._device(1) == second
 
 
 def test_ctrl_c_between_two_problems_ends_the_run_as_within_one(run, own_cache, monkeypatch):

@@ -127,6 +127,22 @@ def start_broken(device_index: int) -> Callable[[Job], object]:
     raise RuntimeError(f"no device {device_index}")
 
 
+def start_small(device_index: int) -> Callable[[Job], object]:
+    """Has room for short sequences; forgets what was prepared when there is none for the next, as the real one does."""
+    inner, prepared = start(device_index), []
+
+    def run(job: Job) -> object:
+        if isinstance(job, Prepare):
+            prepared.clear()
+            if job.problem.seqlen > 64:
+                raise OutOfMemoryError("CUDA out of memory")
+            prepared.append(job.problem)
+        assert prepared
+        return inner(job)
+
+    return run
+
+
 def start_too_small(device_index: int) -> Callable[[Job], object]:
     def run(job: Job) -> object:
         raise OutOfMemoryError("CUDA out of memory")

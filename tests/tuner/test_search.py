@@ -219,6 +219,18 @@ def test_while_nothing_is_correct_there_is_no_end_to_patience(grid: Grid) -> Non
     assert not route.is_settled([*failed, correct]) and route.is_settled([*failed, correct, *failed[:5]])
 
 
+@pytest.mark.parametrize("batch", [4, 12])
+def test_a_last_batch_that_finds_better_is_not_the_last(synthetic: ModuleType, grid: Grid, batch: int) -> None:
+    route = Route(grid=grid, starts=(grid.default,), trials=200, seed=0, batch=batch, patience=30)
+    trials = evaluated(synthetic, route)
+    assert len(trials) % batch == 0 and route.following(trials) == {}
+    found = replace(trials[-1], measurement=Measurement(outcome="ok", median_ms=0.5))
+    following = route.following([*trials[:-1], found])
+    tried = {trial.config for trial in trials}
+    assert set(following) & set(grid.neighbours(found.config)) or tried.issuperset(grid.neighbours(found.config))
+    assert len(following) == batch and not set(following) & tried
+
+
 def test_a_search_says_that_it_settled(synthetic: ModuleType, tmp_path: Path) -> None:
     result = synthetic.run(tmp_path / "a.journal", trials=400, batch=10, patience=20)
     assert result.stopped == "settled" and len(result.trials) < 200

@@ -90,6 +90,22 @@ def test_a_torn_last_line_is_cut_off(synthetic: ModuleType, tmp_path: Path) -> N
     assert len(result.trials) == 8
 
 
+def test_half_a_line_of_a_process_that_is_gone_costs_those_that_go_on_nothing(synthetic: ModuleType, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+
+    def evaluate(plan: Plan) -> Measurement:
+        if "half" not in seen:
+            seen.append("half")
+            with journal.open("ab") as stream:
+                stream.write(b'{"op_code":4,"worker_id":"x","params":{"num_st')
+        return synthetic.evaluate(plan)
+
+    seen: list[str] = []
+    result = synthetic.run(journal, evaluate, trials=8)
+    assert seen and len(result.trials) == 8
+    assert synthetic.run(journal, trials=8).resumed == 8
+
+
 def test_a_damaged_study_is_set_aside_and_begun_anew(synthetic: ModuleType, tmp_path: Path) -> None:
     journal = tmp_path / "a.journal"
     synthetic.run(journal, trials=5)

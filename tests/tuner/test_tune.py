@@ -14,8 +14,11 @@ import pytest
 
 from latune.cache.entry import Entry
 from latune.cache.resources import Resources
+from latune.codegen.expression import Expression
+from latune.codegen.parameters import Constraint
 from latune.codegen.render import render
-from latune.codegen.templates import templates_sha256
+from latune.codegen.space import load_space
+from latune.codegen.templates import generator_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
@@ -140,7 +143,7 @@ def test_the_entry_says_all_about_the_winner(settings: Settings) -> None:
     assert entry.roof_ms == pytest.approx(FORWARD.compulsory_bytes / 2000.0 * 1e-6)
     assert entry.resources == evaluate.resources(entry.plan)
     assert entry.study == study_name(FORWARD, evaluate, 0)
-    assert f"-{templates_sha256()[:8]}-" in entry.study
+    assert f"-{generator_sha256()[:8]}-" in entry.study
     assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
     assert sum(result.searches["o"].outcomes.values()) == TRIALS
 
@@ -297,6 +300,20 @@ def test_more_trials_or_fresh_ones_end_in_a_race_of_their_own(settings: Settings
     again = Landscape()
     tuned(FORWARD, again, replace(settings, **change))
     assert again.raced
+
+
+def test_what_is_kept_of_a_race_is_of_its_space(settings: Settings) -> None:
+    first = tuned(FORWARD, Landscape(), settings).entry.plan
+    own = load_space("stream")
+    require = Expression.parse("BLOCK_N != 64", origin="here", parameters=("BLOCK_N",))
+    narrow = replace(own, constraints=(*own.constraints, Constraint(require=require, why="of its own")))
+    assert narrow.digest != own.digest
+    again = Landscape()
+    found = tune_problem(FORWARD, {"stream": narrow}, again, settings)  # type: ignore[arg-type]
+    assert (
+        again.raced and first.steps[0].config.values()["BLOCK_N"] == 64 != found.entry.plan.steps[0].config.values()["BLOCK_N"]
+    )
+    assert tuned(FORWARD, Landscape(), settings).entry.plan == first
 
 
 def test_of_processes_that_tune_a_problem_one_races(settings: Settings) -> None:

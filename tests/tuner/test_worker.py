@@ -262,6 +262,15 @@ def test_problem_that_does_not_fit_is_raised_not_blamed_on_the_candidate(monkeyp
         evaluate(worker, "fine")
 
 
+def test_after_a_problem_that_does_not_fit_the_one_before_is_prepared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    with Worker(runner="fake_runners:start_small") as worker:
+        assert evaluate(worker, "fine").ok
+        with pytest.raises(WorkerError, match="cannot prepare"):
+            worker.prepare(replace(PROBLEM, seqlen=128))
+        assert evaluate(worker, "fine").ok
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_process_dies_with_a_killed_parent(busy: bool, tmp_path: Path) -> None:
     hanging = tmp_path / "hanging"

@@ -18,7 +18,7 @@ from latune.cli.options import (
     gpu_option,
     jobs_option,
 )
-from latune.cli.output import INTERRUPTED, milliseconds, say
+from latune.cli.output import INTERRUPTED, milliseconds, next_time, say
 from latune.cli.shapes import EXAMPLE, Shape
 from latune.codegen.space import load_space
 from latune.plan import KERNELS
@@ -75,10 +75,10 @@ def record(
                 on_point=_progress(),
             )
         except KeyboardInterrupt:
-            say("interrupted: the same command goes on from here")
+            say(f"interrupted: {next_time(fresh=not resume)}")
             raise click.exceptions.Exit(INTERRUPTED) from None
     if landscape is None:
-        say("the time is up: the same command goes on from here")
+        say(f"the time is up: {next_time(fresh=not resume)}")
         return
     click.echo(f"{_summary(landscape)}\nwrote {path}")
 

@@ -18,6 +18,8 @@ from latune.tuner.landscapes.landscape import Landscape, Point
 
 _SCHEMA = 1
 _PLAIN = ("kernel", "space_yaml", "evidence", "bandwidth_gbps", "toolchain", "templates_sha256")
+# What a file begins with.
+_FIRST = f'{{"schema":{_SCHEMA},'.encode()
 _MISTAKES = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError)
 
 
@@ -59,7 +61,7 @@ class Recording:
 
     Args:
         begun: the landscape without its points.
-        path: of the file; a last line that a crash left without its end is passed over.
+        path: of the file; a last line that a crash left without its end is cut off.
         fresh: forget what earlier runs added.
 
     Raises:
@@ -69,12 +71,15 @@ class Recording:
     def __init__(self, begun: Landscape, path: Path, *, fresh: bool = False) -> None:
         self._path = path
         self.points: dict[Config, Point] = {}
-        if fresh or not path.exists():
-            self._write([_header(begun)])
-            return
         try:
-            text = path.read_bytes()
-            found = _parsed(text[: text.rfind(b"\n") + 1].splitlines())
+            text = b"" if fresh or not path.exists() else path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            # A crash may have cut the first line.
+            if not whole and _FIRST.startswith(text[: len(_FIRST)]):
+                self._write([_header(begun)])
+                return
+            found = _parsed(whole.splitlines())
+            os.truncate(path, len(whole))
         except _MISTAKES as error:
             raise _no_landscape(path, error) from error
         if _identity(found) != _identity(begun):
@@ -83,7 +88,6 @@ class Recording:
                 "name another file, or begin anew with --fresh"
             )
         self.points = dict(found.by_config)
-        self._write([_header(begun), *(point.to_json() for point in self.points.values())])
 
     def add(self, point: Point) -> None:
         """Keeps one more point.

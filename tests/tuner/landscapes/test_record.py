@@ -7,7 +7,7 @@ import random
 import pytest
 
 from latune.errors import LandscapeError
-from latune.tuner.landscapes.file import read_landscape, write_landscape
+from latune.tuner.landscapes.file import Recording, read_landscape, write_landscape
 from latune.tuner.landscapes.record import record
 
 
@@ -42,6 +42,31 @@ def test_the_fastest_are_raced_three_times(grid, judge, landscape):
     assert slowest_raced <= min(others) and slowest_raced <= 1.1 * min(point.measurement.median_ms for point in raced.values())
     assert landscape.best_ms == pytest.approx(1.0, rel=0.002)
     assert not any(point.resources for point in landscape.points if not point.measurement.ok)
+
+
+@pytest.mark.parametrize("first_line", [b"", b'{"schema":1,"problem":{"op'])
+def test_a_run_that_was_killed_as_it_began_is_begun_again(grid, judge, tmp_path, first_line):
+    path = tmp_path / "o.jsonl.gz"
+    part_of(path).write_bytes(first_line)
+    assert record(grid, judge, path) == read_landscape(path)
+    assert len(judge.asked) == len(grid.configs)
+    part_of(path).write_bytes(b"my notes")
+    with pytest.raises(LandscapeError, match="expected a landscape"):
+        record(grid, judge, path)
+    assert part_of(path).read_bytes() == b"my notes"
+
+
+def test_what_is_kept_is_not_written_again(grid, judge, tmp_path, monkeypatch):
+    """Whoever is killed as he goes on has lost nothing."""
+    path = tmp_path / "o.jsonl.gz"
+    with pytest.raises(KeyboardInterrupt):
+        record(grid, judge, path, on_point=stop_after(20))
+    kept = part_of(path).read_bytes()
+    part_of(path).write_bytes(kept + b'{"config"')
+    written = []
+    monkeypatch.setattr(Recording, "_write", lambda *lines, **mode: written.append(lines))
+    record(grid, judge, path, time_budget_s=0)
+    assert part_of(path).read_bytes() == kept and written == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])
