@@ -69,7 +69,7 @@ def _merge(group: Mapping[Path, DeviceCache], folder: Path | None, plan_sha256: 
     gpu = _gpu_of(group)
     entries = [entry for cache in group.values() for entry in cache.entries.values()]
     current = {entry for entry in entries if entry.is_current(plan_sha256)}
-    written = merge_entries(gpu, [entry for entry in entries if entry in current], folder)
+    written = merge_entries(gpu, [entry for entry in entries if entry in current], folder, plan_sha256=plan_sha256)
     return [
         Merge(
             source=source,

@@ -25,4 +25,5 @@ class Resources:
             ValueError: something is missing, unknown or of another type; the message names its key.
         """
         found = node.fields(*(member.name for member in fields(cls)))
-        return cls(name=found.pop("name").text(), **{name: value.integer() for name, value in found.items()})
+        name, num_warps = found.pop("name").text(), found.pop("num_warps").integer(1)
+        return cls(name=name, num_warps=num_warps, **{name: value.integer() for name, value in found.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from latune import paths
 from latune.cache import disk
 from latune.cache.device import DeviceCache, SchemaError
-from latune.cache.entry import EVIDENCE, Entry
+from latune.cache.entry import EVIDENCE, Entry, PlanSha256
 from latune.errors import CacheError
 from latune.gpu import Gpu
 from latune.problem import Bucket
@@ -54,27 +53,33 @@ def read_entries(gpu: Gpu, roots: Sequence[Path] | None = None) -> dict[Bucket, 
     return found
 
 
-def write_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None) -> Path:
+def write_entries(
+    gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None, *, plan_sha256: PlanSha256 | None = None
+) -> Path:
     """The path of the file of ``gpu``, into which ``entries`` are merged as by ``merge_entries``.
 
     Raises:
         CacheError: as there.
     """
-    return merge_entries(gpu, entries, folder).path
+    return merge_entries(gpu, entries, folder, plan_sha256=plan_sha256).path
 
 
-def merge_entries(gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None) -> Written:
+def merge_entries(
+    gpu: Gpu, entries: Iterable[Entry], folder: Path | None = None, *, plan_sha256: PlanSha256 | None = None
+) -> Written:
     """Merges ``entries`` into the file of ``gpu``, atomically and safe against other writers.
 
     Args:
+        entries: current ones.
         folder: where the file lies; by default the user's cache.
+        plan_sha256: tells which of the file's are not current, and give way to any; None: it is not asked.
 
     Raises:
         CacheError: the folder cannot be written to, the file is a newer latune's, or an entry would not read back.
     """
     with _writing(gpu, folder) as path:
         before = DeviceCache.of(gpu, _read_or_set_aside(path, gpu))
-        after = DeviceCache.of(gpu, _merge(before.entries.values(), entries))
+        after = DeviceCache.of(gpu, _merge(before.entries.values(), entries, plan_sha256))
         text = after.to_text()
         # A file that would not read back costs its owner every entry in it: let the writer fail instead.
         disk.check_size(len(text))
@@ -155,10 +160,13 @@ def _parsed(text: str) -> DeviceCache:
     return DeviceCache.from_text(text)
 
 
-def _merge(kept: Iterable[Entry], added: Iterable[Entry]) -> list[Entry]:
-    merged: dict[Bucket, Entry] = {}
-    for entry in itertools.chain(kept, added):
-        merged[entry.bucket] = prefer(merged.get(entry.bucket, entry), entry)
+def _merge(kept: Iterable[Entry], added: Iterable[Entry], plan_sha256: PlanSha256 | None) -> list[Entry]:
+    merged = {entry.bucket: entry for entry in kept}
+    for entry in added:
+        old = merged.get(entry.bucket, entry)
+        stays = prefer(old, entry)
+        gives_way = stays is old and plan_sha256 is not None and not old.is_current(plan_sha256)
+        merged[entry.bucket] = entry if gives_way else stays
     return list(merged.values())
 
 

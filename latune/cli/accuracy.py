@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,17 @@ def relative_rms(output: Tensor, expected: Tensor) -> float:
     off = sum(_norm_squared(one.float() - other.float()) for one, other in zip(output, expected, strict=True))
     size = sum(_norm_squared(other.float()) for other in expected)
     return (off / size) ** 0.5 if size else float(off > 0)
+
+
+def worst_head_rms(output: Tensor, expected: Tensor) -> float:
+    """The largest ``relative_rms`` of a head, over the batch: heads that forget fast are small, and lost in that of all.
+
+    Args:
+        output: [B, H, rows, columns].
+        expected: likewise.
+    """
+    heads = (relative_rms(output[:, head], expected[:, head]) for head in range(output.shape[1]))
+    return max(heads, key=lambda error: (math.isnan(error), error))
 
 
 def _norm_squared(part: Tensor) -> float:

@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[tuple[str, str, str] | None, dict[str, Regret]]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        regrets = [Regret(**fields) for fields in document["regrets"]]
+        regrets = [Regret.from_json(fields) for fields in document["regrets"]]
         made = document["gpu"], document["evidence"], document["templates_sha256"]
     except FileNotFoundError:
         return None, {}

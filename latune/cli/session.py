@@ -21,6 +21,7 @@ from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.cli.starts import starts_of
 from latune.cli.tuned import COLUMNS, row, to_json
+from latune.codegen.render import plan_sha256
 from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve, tune_command
@@ -196,7 +197,7 @@ class Session:
         say(f"{problem}: {why}")
 
     def _write(self, problem: Problem, tuned: Tuned) -> None:
-        self.path = write_entries(self.target.gpu, [tuned.entry], self.output)
+        self.path = write_entries(self.target.gpu, [tuned.entry], self.output, plan_sha256=plan_sha256)
         self.tuned[problem] = tuned
         kept = read_file(self.path, self.target.gpu).entries[tuned.entry.bucket]
         if kept != tuned.entry:

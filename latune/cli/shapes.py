@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latune.problem import DIRECTIONS, HEAD_DIM_STEP, MAX_HEAD_DIM, Problem
 
 EXAMPLE = "4,32,8192,128"
+# Sizes of tensors are 64-bit numbers, and cache files hold none above it.
+_MOST = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,19 @@ def parse_shape(text: str) -> Shape:
         ValueError: the text is no such shape; the message has an example.
     """
     parts = text.split(",")
-    if len(parts) not in (4, 5) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"expected B,H,N,D or B,H,N,D,E in whole numbers from 1 up, such as {EXAMPLE}, got {text!r}")
+    if len(parts) not in (4, 5) or not all(map(_is_size, parts)):
+        raise ValueError(
+            f"expected B,H,N,D or B,H,N,D,E in whole numbers from 1 to {_MOST}, such as {EXAMPLE}, got {reprlib.repr(text)}"
+        )
     batch, num_heads, seqlen, *head_dims = map(int, parts)
     for head_dim in head_dims:
         _check_head_dim(head_dim, text)
     return Shape(batch=batch, num_heads=num_heads, seqlen=seqlen, head_dim_k=head_dims[0], head_dim_v=head_dims[-1])
+
+
+def _is_size(part: str) -> bool:
+    digits = part.strip()
+    return digits.isdecimal() and len(digits) <= len(str(_MOST)) and 0 < int(digits) <= _MOST
 
 
 def shape_of(problem: Problem) -> Shape:

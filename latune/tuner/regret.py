@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from latune.cache.resolve import Resolution
@@ -44,6 +45,25 @@ class Regret:
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> Regret:
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: something is missing, or unknown.
+            ValueError: a time is none, or a text is none.
+        """
+        regret = cls(**fields)  # type: ignore[arg-type]
+        for name, value in regret.to_json().items():
+            is_time = name in ("served_ms", "tuned_ms")
+            if not (_is_time(value) if is_time else isinstance(value, str)):
+                raise ValueError(f"{name}: expected {'a time above zero in ms' if is_time else 'text'}, got {value!r}")
+        return regret
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def regret_of(

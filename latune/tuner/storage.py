@@ -15,6 +15,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from latune import paths
@@ -53,11 +54,19 @@ def study_names(storage: str | None, prefix: str) -> list[str]:
     """
     if not _is_url(storage) and (folder := _folder(storage)) is not None:
         names = [path.name.removesuffix(_JOURNAL) for path in folder.glob(f"*{_JOURNAL}")]
-    elif _is_url(storage) or Path(str(storage)).is_file():
+    elif _is_there(str(storage)):
         names = optuna.get_all_study_names(open_storage(storage, ""))
     else:
         names = []
     return sorted(name for name in names if name.startswith(prefix))
+
+
+def _is_there(storage: str) -> bool:
+    """Whether there is a storage to open: SQLite makes what is not."""
+    if not _is_url(storage):
+        return Path(storage).is_file()
+    url = make_url(storage)
+    return url.get_backend_name() != "sqlite" or not url.database or Path(url.database).is_file()
 
 
 def _is_url(storage: str | None) -> bool:

@@ -130,7 +130,8 @@ def test_whatever_is_merged_no_bucket_gets_worse(tmp_path: Path, entry_of: Entry
         merged = merge(*sources, into=folder)
         wanted = {entry.bucket: entry for entry in held}
         for entry in (entry for entries in offered for entry in entries if entry.template_sha256 == CODE):
-            wanted[entry.bucket] = prefer(wanted.get(entry.bucket, entry), entry)
+            old = wanted.get(entry.bucket, entry)
+            wanted[entry.bucket] = entry if old.template_sha256 == OTHER_CODE else prefer(old, entry)
         after = read_file(target, H200).entries
         assert after == wanted
         for offer in (offer for one in merged for offer in one.offers):

@@ -157,6 +157,22 @@ def test_which_of_two_entries_stays(
     assert [entry.study for entry in read_cache(H200, [tmp_path]).entries.values()] == [stays]
 
 
+def test_what_is_stale_gives_way_to_whatever_is_current(tmp_path: Path, entry_of: EntryOf) -> None:
+    stale, current = entry_of(study="old", template_sha256="0" * 64), entry_of(evidence="static", study="new")
+
+    def code_of(*_: object) -> str:
+        return current.template_sha256
+
+    write_entries(H200, [stale], tmp_path)
+    write_entries(H200, [current], tmp_path)
+    assert [entry.study for entry in read_cache(H200, [tmp_path]).entries.values()] == ["old"]
+    write_entries(H200, [current], tmp_path, plan_sha256=code_of)
+    assert [entry.study for entry in read_cache(H200, [tmp_path]).entries.values()] == ["new"]
+    write_entries(H200, [entry_of(study="better")], tmp_path, plan_sha256=code_of)
+    write_entries(H200, [current], tmp_path, plan_sha256=code_of)
+    assert [entry.study for entry in read_cache(H200, [tmp_path]).entries.values()] == ["better"]
+
+
 def test_a_write_keeps_the_entries_of_other_buckets(tmp_path: Path, entry_of: EntryOf, problem_of: ProblemOf) -> None:
     entries = [entry_of(problem_of(seqlen=seqlen)) for seqlen in (1024, 2048)]
     write_entries(H200, [entries[1]], tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -69,11 +70,15 @@ def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words
 
 def test_a_damaged_file_under_the_cache_root_is_set_aside_and_in_nobodys_way(tmp_path, capsys):
     kept = tmp_path / "root" / "regrets" / "nvidia-a100-static.json"
-    kept.parent.mkdir(parents=True)
-    for number in (1, 2):
-        kept.write_text('{"gpu":', encoding="utf-8")
+    fields = {"step": "exact", "served": "x", "served_ms": 1.1, "tuned_ms": 1.0, "served_plan": "o", "tuned_plan": "o"}
+    RegretFile.kept(A100, "static").add(Regret(problem="x", **fields))
+    sound = kept.read_text(encoding="utf-8")
+    changes = [("tuned_ms", 0), ("tuned_ms", "x"), ("served_ms", None), ("served_ms", math.nan), ("problem", ["x"]), ("new", 1)]
+    damaged = [json.loads(sound) | {"regrets": [{"problem": "x", **fields, name: value}]} for name, value in changes]
+    for number, text in enumerate(['{"gpu":', *map(json.dumps, damaged)], start=1):
+        kept.write_text(text, encoding="utf-8")
         assert RegretFile.kept(A100, "static").by_problem == {}
-        assert (kept.parent / f"{kept.name}.damaged-{number}").read_text(encoding="utf-8") == '{"gpu":'
+        assert (kept.parent / f"{kept.name}.damaged-{number}").read_text(encoding="utf-8") == text
         assert "set aside" in capsys.readouterr().err and not kept.exists()
 
 

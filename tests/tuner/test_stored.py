@@ -48,9 +48,9 @@ def test_studies_of_one_problem_are_read_by_kernel(synthetic: ModuleType, tmp_pa
     assert stored_studies("bwd-s2", where) == []
 
 
-@pytest.mark.parametrize("storage", [None, "missing", "missing.journal"])
+@pytest.mark.parametrize("storage", [None, "{}/missing", "{}/missing.journal", "sqlite:///{}/missing.db"])
 def test_where_nothing_is_kept_there_is_nothing_and_nothing_is_made(tmp_path: Path, storage: str | None) -> None:
-    assert stored_studies("fwd-s0", storage and str(tmp_path / storage)) == []
+    assert stored_studies("fwd-s0", storage and storage.format(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 

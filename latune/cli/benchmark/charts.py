@@ -50,7 +50,7 @@ def _figures(document: Document) -> Iterator[tuple[str, Figure]]:
 
 
 def _title(direction: str, document: Document) -> str:
-    return f"{document.gpu.title}, {_PASSES.get(direction, direction)}"
+    return f"{document.gpu.title}, {document.cases[0].kind}, {_PASSES.get(direction, direction)}"
 
 
 def _head_dims(case: CaseRecord) -> tuple[int, int]:
@@ -131,7 +131,9 @@ def _missing(cases: Sequence[CaseRecord]) -> str:
 
 def _speedups(cases: Sequence[CaseRecord], peers: dict[str, Look], title: str) -> Figure:
     groups = [Group(name=case.shape, bars=[_speedup(result, peers) for result in case.rivals]) for case in cases]
-    return draw_bars(groups, f"{title}: time of each peer / latune's, with its 95% interval")
+    return draw_bars(
+        groups, f"{title}: time of each peer / latune's, with its 95% interval (the extremes of fewer than 6 rounds)"
+    )
 
 
 def _speedup(result: PeerRecord, peers: dict[str, Look]) -> Bar:

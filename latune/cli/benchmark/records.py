@@ -21,7 +21,7 @@ class _Record(BaseModel):
 
 
 class Ratio(_Record):
-    """A median with its 95% interval."""
+    """A median with its 95% interval; of fewer than six values their extremes."""
 
     median: Positive
     low: Positive
@@ -84,6 +84,11 @@ class CaseRecord(_Record):
         return [result for result in self.results if result.linear and result.peer != LATUNE]
 
     @property
+    def kind(self) -> str:
+        """Dtype, decay and whatever else but the sizes tells one problem from another."""
+        return " ".join(self.problem.split()[2:])
+
+    @property
     def shape(self) -> str:
         """``B,H,N,D``, and E where it differs."""
         sizes = [self.batch, self.num_heads, self.seqlen, self.head_dim_k]
@@ -127,6 +132,11 @@ def read_all_records(paths: Sequence[Path]) -> Document:
                 f"{path}: sum them up one by one"
             )
         for case in document.cases:
+            if case.kind != documents[0].cases[0].kind:
+                raise LatuneError(
+                    f"expected runs of one dtype and decay, got {documents[0].cases[0].kind} in {paths[0]} and {case.kind} in "
+                    f"{path}: sum them up one by one"
+                )
             if case.problem in seen:
                 raise LatuneError(
                     f"expected each shape in one run, got {case.problem} in {seen[case.problem]} and in {path}: leave out one"

@@ -21,8 +21,10 @@ class Result:
         timing: of the GPU's work, the L2 cache cold.
         replayed: from a CUDA graph; else it was launched by itself.
         host: how long an eager call keeps the host: the forward pass, or a step of forward and backward pass.
-        ratio: how many times as long as latune it takes, round by round: median, and its 95% interval.
-        extra_bytes: the most memory a call holds beyond its inputs, outputs included.
+        ratio: how many times as long as latune it takes, round by round: median, and its 95% interval; of fewer than six
+            rounds, as slow peers have, their extremes.
+        extra_bytes: the most memory a call holds beyond its inputs, outputs included; of a backward pass, beyond what the
+            forward pass before it has kept for it, too.
         output_bytes: what its outputs alone take.
     """
 

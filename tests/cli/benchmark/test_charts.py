@@ -34,7 +34,7 @@ def _result(peer, factor, seqlen, verdict="ok"):
 def _case(direction, batch, seqlen, head_dim_k=64, head_dim_v=64, **verdicts):
     results = [_result(peer, factor, seqlen, verdicts.get(peer, "ok")) for peer, factor in PEERS.items()]
     sizes = {"batch": batch, "num_heads": 2, "seqlen": seqlen, "head_dim_k": head_dim_k, "head_dim_v": head_dim_v}
-    problem = f"{direction} {batch},2,{seqlen},{head_dim_k},{head_dim_v}"
+    problem = f"{direction} {batch},2,{seqlen},{head_dim_k},{head_dim_v} bf16 decay=constant"
     return {"problem": problem, "direction": direction, "roof_ms": seqlen * 8e-5, **sizes, "results": results}
 
 
@@ -82,9 +82,9 @@ def test_there_is_a_plot_for_the_head_dims_of_several_lengths_and_two_of_bars(te
 def test_times_have_a_line_a_peer_and_the_roof_in_a_panel_for_each_batch(texts):
     words = texts["time-fwd-d64.svg"]
     assert {"latune", "fla chunk_simple_gla", "lightning_attn", "SDPA flash (softmax)", "memory roof"} <= set(words)
-    assert {"B 1, H 2", "B 4, H 2", "1024", "4096", "32768", "NVIDIA H200, forward, D 64"} <= set(words)
+    assert {"B 1, H 2", "B 4, H 2", "1024", "4096", "32768", "NVIDIA H200, bf16 decay=constant, forward, D 64"} <= set(words)
     assert "lightning_attn: wrong at 4,2,4096,64" in words
-    assert "NVIDIA H200, forward, D 128, E 64" in texts["time-fwd-d128-e64.svg"]
+    assert "NVIDIA H200, bf16 decay=constant, forward, D 128, E 64" in texts["time-fwd-d128-e64.svg"]
 
 
 def test_speedups_are_over_peers_of_the_same_function_and_name_what_is_missing(texts):
@@ -160,6 +160,10 @@ def test_runs_of_one_shape_or_of_two_kinds_of_gpu_do_not_belong_together(run, fi
     assert result.exit_code == 1 and "expected each shape in one run" in result.stderr
     result = run("bench", "--from", str(file), "--from", str(other))
     assert result.exit_code == 1 and "Another GPU" in result.stderr
+    cases = [{**case, "problem": case["problem"].replace("bf16", "fp16")} for case in CASES]
+    other.write_text(json.dumps({**DOCUMENT, "cases": cases}), encoding="utf-8")
+    result = run("bench", "--from", str(file), "--from", str(other))
+    assert result.exit_code == 1 and "got bf16 decay=constant in" in result.stderr and "fp16" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_known_before_anything_is_timed(run, file):
