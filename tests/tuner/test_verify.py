@@ -19,7 +19,7 @@ from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner import verify as verify_module
 from latune.tuner.cases import Inputs, timed_case
-from latune.tuner.verify import Fixture, Launch, Verification, poisoned_allocations, prepare, verify
+from latune.tuner.verify import Fixture, Launch, Verification, _fingerprint, poisoned_allocations, prepare, verify
 
 CPU = torch.device("cpu")
 FWD = Problem(direction="fwd", decay="constant", dtype="bf16", batch=2, num_heads=3, seqlen=200, head_dim_k=16, head_dim_v=24)
@@ -258,8 +258,14 @@ def test_poison_is_poison_and_leaves_torch_as_it_was() -> None:
 def test_fixture_notices_a_write_into_its_tensors() -> None:
     made = prepare(replace(FWD, seqlen=8), CPU, seed=0)
     assert not made.damaged()
-    made.cases[0].expected["o"].values[0, 0, 0, 0] += 1
+    values = made.cases[0].expected["o"].values
+    values[0, 0, 0, 0] += 1
     assert made.damaged()
+    values[0, 0, 0, 0] -= 1
+    made = replace(made, fingerprint=_fingerprint(made.cases))
+    q = made.cases[0].inputs.q
+    q.copy_(q.flip(0))
+    assert made.damaged(), "the same numbers, elsewhere"
 
 
 def test_copies_of_inputs_are_equal_and_lie_elsewhere() -> None:

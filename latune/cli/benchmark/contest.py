@@ -119,11 +119,12 @@ def _prepare(peer: Peer, direction: str, case: Case, measure: Measure) -> _Arm:
         del outputs
         timer = measure.timer([call, *_on_copies(partial(one_pass, peer, operator), case, measure)])
         eager = call if direction == "fwd" else _step(peer, operator, case)
+        step_bytes = None if direction == "fwd" else _step_bytes(eager, measure)
     except _PEER_ERRORS as error:
         failed = Result(peer=peer, verdict="unavailable", detail=_line(error))
     else:
-        sized = replace(result, extra_bytes=extra_bytes, output_bytes=output_bytes, replayed=timer.replayed)
-        return _Arm(result=sized, timer=timer, eager=eager)
+        sizes = {"extra_bytes": extra_bytes, "output_bytes": output_bytes, "step_bytes": step_bytes}
+        return _Arm(result=replace(result, replayed=timer.replayed, **sizes), timer=timer, eager=eager)
     # Here the error and its frames, which hold tensors, are gone.
     measure.release()
     return _Arm(result=failed)
@@ -161,6 +162,18 @@ def _step(peer: Peer, operator: Operator, case: Case) -> Call:
     """Both passes, as a model takes them."""
     inputs, do = _leaves(peer, case), peer.arrange(case.do)
     return lambda: torch.autograd.grad(operator(*inputs), inputs, do)
+
+
+def _step_bytes(step: Call, measure: Measure) -> int | None:
+    """What a step that has run before holds; None where there is no room for one beside what is timed."""
+    try:
+        step()
+        return measure.extra_bytes(step)[1]
+    except torch.OutOfMemoryError:
+        pass
+    # Here the error and its frames, which hold tensors, are gone.
+    measure.release()
+    return None
 
 
 def _leaves(peer: Peer, case: Case) -> list[Tensor]:

@@ -26,6 +26,8 @@ class Result:
         extra_bytes: the most memory a call holds beyond its inputs, outputs included; of a backward pass, beyond what the
             forward pass before it has kept for it, too.
         output_bytes: what its outputs alone take.
+        step_bytes: of a backward pass: the most memory that it and its forward pass together hold beyond their inputs; None
+            where there is no room for that beside what is timed.
     """
 
     peer: Peer
@@ -38,6 +40,7 @@ class Result:
     ratio: tuple[float, float, float] | None = None
     extra_bytes: int | None = None
     output_bytes: int | None = None
+    step_bytes: int | None = None
 
     def to_json(self) -> dict[str, object]:
         timed = self.timing
@@ -60,4 +63,5 @@ class Result:
             "times_latune": None if self.ratio is None else dict(zip(("median", "low", "high"), self.ratio, strict=True)),
             "extra_bytes": self.extra_bytes,
             "output_bytes": self.output_bytes,
+            "step_bytes": self.step_bytes,
         }

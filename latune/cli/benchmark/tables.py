@@ -24,6 +24,7 @@ _COLUMNS = (
     "error",
     "extra MiB",
     "/ outputs",
+    "step MiB",
     "note",
 )
 _SUMMARY_COLUMNS = ("direction", "shapes", "geometric mean", "worst", "at", "against", "left out")
@@ -33,14 +34,14 @@ _NOTE_COLUMNS = 72
 
 def print_report(report: Report) -> None:
     title = f"{report.problem}: roof {milliseconds(report.roof_ms)} ms; latune: {report.served}"
-    print_table(_COLUMNS, [_row(result, report.roof_ms) for result in report.results], right=_COLUMNS[1:11], title=title)
+    print_table(_COLUMNS, [_row(result, report.roof_ms) for result in report.results], right=_COLUMNS[1:-1], title=title)
 
 
 def _row(result: Result, roof: float) -> list[str]:
     timed = result.timing
     error = "-" if result.error is None else f"{result.error:.1e}"
     if timed is None:
-        return [result.peer.name, *"-------", error, "-", "-", _note(result)]
+        return [result.peer.name, *"-------", error, *"---", _note(result)]
     assert result.extra_bytes is not None and result.output_bytes is not None, "set when timed"
     return [
         result.peer.name,
@@ -52,6 +53,7 @@ def _row(result: Result, roof: float) -> list[str]:
         error,
         f"{result.extra_bytes / 2**20:.0f}",
         f"{result.extra_bytes / result.output_bytes:.2f}",
+        "-" if result.step_bytes is None else f"{result.step_bytes / 2**20:.0f}",
         _note(result),
     ]
 

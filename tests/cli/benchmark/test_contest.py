@@ -111,6 +111,7 @@ def test_a_right_peer_is_timed_in_its_own_layout(case, problem):
     assert base.ratio == (1.0, 1.0, 1.0) and other.ratio == (2.0, 2.0, 2.0)
     widths = {"fwd": 32, "bwd": 16 + 16 + 32}[problem.direction]
     assert base.output_bytes == 2 * 3 * 65 * widths * 4 and base.extra_bytes == 3 * base.output_bytes
+    assert base.step_bytes == (None if problem == FWD else base.extra_bytes)
 
 
 @pytest.mark.parametrize("problem", [FWD, BWD])
