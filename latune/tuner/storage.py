@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from latune import paths
+from latune.cache.disk import set_aside
 from latune.errors import StudyError
 
 _LOCK_TIMEOUT_S = 60
@@ -160,9 +160,7 @@ def _mend(path: Path) -> None:
     if whole != text:
         _cut_half_line(path)
     if not all(records):
-        names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        path.rename(aside)
+        aside = set_aside(path)
         warnings.warn(f"latune: the study {path} is damaged and was set aside as {aside.name}", stacklevel=2)
 
 
