@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
+import warnings
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -34,9 +39,34 @@ def shipped_cache() -> Path:
 
 
 def user_root() -> Path:
-    """``LATUNE_CACHE_DIR``, else the platform's cache folder for latune."""
+    """``LATUNE_CACHE_DIR``, else the platform's cache folder for latune; of a user who has no home, one of this process."""
     override = os.environ.get("LATUNE_CACHE_DIR")
-    return Path(os.path.expanduser(override)) if override else user_cache_path("latune", appauthor=False)
+    if override:
+        return Path(os.path.expanduser(override))
+    try:
+        return user_cache_path("latune", appauthor=False)
+    except RuntimeError as error:
+        _warn_of_no_home(error)
+        return of_this_process()
+
+
+@functools.cache
+def of_this_process() -> Path:
+    """A temporary folder that lives as long as the process."""
+    folder = Path(tempfile.mkdtemp(prefix="latune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+_warned: list[str] = []
+
+
+def _warn_of_no_home(error: RuntimeError) -> None:
+    """Once: who has warnings raise goes on with the next call."""
+    if not _warned:
+        _warned.append(str(error))
+        remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
+        warnings.warn(f"latune: {error}; what is kept goes with this process: {remedy}", stacklevel=4)
 
 
 def user_cache() -> Path:

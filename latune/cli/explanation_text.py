@@ -21,7 +21,8 @@ def explanation_text(explanation: Explanation) -> str:
     problem, resolution = explanation.problem, explanation.resolution
     lines = resolution_lines(problem, resolution)
     if resolution.entry is not None:
-        lines += _entry_lines(resolution.entry)
+        is_its_own = resolution.step == "exact" and resolution.entry.problem == problem
+        lines += _entry_lines(resolution.entry, "time" if is_its_own else "time where it was tuned")
         lines += ["  kernels, as compiled for the entry's shape:", *map(_occupancy_line, explanation.occupancies)]
     lines += _searches_lines(explanation)
     lines += _regret_lines(explanation)
@@ -30,8 +31,8 @@ def explanation_text(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _entry_lines(entry: Entry) -> Iterator[str]:
-    yield f"  time: {_time(entry)}"
+def _entry_lines(entry: Entry, time: str) -> Iterator[str]:
+    yield f"  {time}: {_time(entry)}"
     if entry.standing is not None:
         yield f"  race: {_standing(entry.standing)}"
     yield f"  tuned: on {entry.problem}, {entry.evidence}, {entry.tuned_at}"

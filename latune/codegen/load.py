@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
 import importlib.util
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +72,8 @@ Counters = Callable[[torch.device, int], torch.Tensor]
 """What gives a generated module's launches the counters that they meet at."""
 
 COUNTERS = "_counters"
+
+_closed_roots: set[Path] = set()
 """Its name in a module that has such launches."""
 
 
@@ -109,17 +108,18 @@ def _write_or_own(path: Path, text: str) -> Path:
     try:
         return _write(path, text)
     except OSError:
-        return _write(_own_folder() / path.name, text)
+        own = _write(paths.of_this_process() / path.name, text)
+    _warn_of_a_closed_root()
+    return own
 
 
-@functools.cache
-def _own_folder() -> Path:
-    """A temporary folder that lives as long as the process."""
-    remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
-    warnings.warn(f"latune: cannot write to {paths.generated()}, so modules are generated anew: {remedy}", stacklevel=6)
-    folder = Path(tempfile.mkdtemp(prefix="latune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _warn_of_a_closed_root() -> None:
+    """Once, when all is done: who has warnings raise goes on with the next call."""
+    root = paths.generated()
+    if root not in _closed_roots:
+        _closed_roots.add(root)
+        remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
+        warnings.warn(f"latune: cannot write to {root}, so modules are generated anew: {remedy}", stacklevel=6)
 
 
 def _write(path: Path, text: str) -> Path:

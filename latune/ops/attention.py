@@ -18,6 +18,8 @@ from latune.ops.recording import Tensors
 from latune.problem import HEAD_DIM_STEP
 
 _WITH_MEMORY = (Tensor, Parameter)
+# Among the arguments of ``_LightningAttention``: k, v and initial_state.
+_OF_THE_STATE = (1, 2, 5)
 
 
 def lightning_attn(
@@ -51,15 +53,16 @@ def lightning_attn(
         cu_seqlens: must be None; packed sequences are not supported.
 
     Returns:
-        o [B, H, N, E] in q's dtype; with ``return_final_state`` also the final state, [B, H, D, E] in fp32 (fp64 for fp64). A
-        NaN or an infinity in a token reaches its head's outputs from the start of that token's chunk on (at most 128 rows
-        earlier), though not surely where the head's decay since is below 2^-64; never another head's.
+        o [B, H, N, E] in q's dtype, in v's order of dimensions; with ``return_final_state`` also the final state, [B, H, D, E]
+        in fp32 (fp64 for fp64). A NaN or an infinity in a token reaches its head's outputs from the start of that token's chunk
+        on (at most 128 rows earlier), though not surely where the head's decay since is below 2^-64; never another head's.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or value; the message says what was expected, what
             came and what to do.
     """
     check_scale(scale)
+    return_final_state = bool(return_final_state)
     try:
         known = _known(q, k, v, slopes, initial_state, return_final_state, cu_seqlens)
     except AttributeError:
@@ -73,7 +76,8 @@ def lightning_attn(
     if initial_state is not None and q.dtype != torch.float64:
         initial_state = initial_state.to(torch.float32)
     if not q.is_cuda:
-        outputs = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+        o, final_state = reference.chunked(q, k, v, slopes, scale=scale, initial_state=initial_state)
+        outputs = _laid_out_like(v, o), final_state
     else:
         check_tangents(q, k, v, initial_state)
         outputs = _padded(q, k, v, slopes, float(scale), initial_state, return_final_state)
@@ -86,7 +90,7 @@ def _known(
     """What is known of a call whose like came as far as the kernels before, and so has nothing left to check or to prepare."""
     if torch.compiler.is_compiling() or not q.is_cuda or cu_seqlens is not None or forward_ad._current_level >= 0:
         return None
-    if slopes is not None and slopes.requires_grad:
+    if _is_watched() or (slopes is not None and slopes.requires_grad):
         return None
     return kernels.known_forward(q, k, v, slopes, initial_state, final)
 
@@ -102,7 +106,10 @@ def _padded(
         return _attend(q, k, v, slopes, scale, initial_state, final)
     if initial_state is not None:
         initial_state = pad(initial_state, (0, extra_v, 0, extra_k))
-    q, k, v = pad(q, (0, extra_k)), pad(k, (0, extra_k)), pad(v, (0, extra_v))
+    if extra_k:
+        q, k = pad(q, (0, extra_k)), pad(k, (0, extra_k))
+    if extra_v:
+        v = pad(v, (0, extra_v))
     o, *final_state = _attend(q, k, v, slopes, scale, initial_state, final)
     width_k, width_v = q.shape[-1] - extra_k, v.shape[-1] - extra_v
     return o[..., :width_v], *(state[..., :width_k, :width_v] for state in final_state)
@@ -136,6 +143,8 @@ class _LightningAttention(torch.autograd.Function):
             key = known.key if known else memo.signature((q, k, v, slopes, initial_state), final)
             kept = memo.stand_in(key, q), None
         states, ctx.maker = kept or (None, None)
+        if final and not any(ctx.needs_input_grad[index] for index in _OF_THE_STATE):
+            ctx.mark_non_differentiable(outputs[1])
         ctx.save_for_backward(q, k, v, slopes, initial_state, states)
         ctx.scale = scale
         ctx.set_materialize_grads(False)
@@ -153,7 +162,8 @@ def _backward(ctx, do, dfinal_state=None):  # type: ignore[no-untyped-def]
     if do is None and dfinal_state is None:
         return (None,) * 8
     do = torch.zeros_like(v) if do is None else do
-    passes = _passes(q, k, v, slopes, initial_state, do, dfinal_state)
+    # States that an operator has made are known by its name.
+    passes = opaque if isinstance(ctx.maker, str) else _passes(q, k, v, slopes, initial_state, do, dfinal_state)
     kept = None if ctx.maker is None else passes.Kept(states, ctx.maker)
     dq, dk, dv, *dstate = passes.backward(q, k, v, slopes, ctx.scale, do, initial_state, dfinal_state, kept)
     return dq, dk, dv, None, None, (dstate[0] if dstate else None), None, None
@@ -174,8 +184,23 @@ def _forward(
 
 
 def _passes(*tensors: Tensor | None) -> ModuleType:
-    """The launches themselves; for a graph that is being traced, and for subclasses of Tensor, which need have no memory of
-    their own, operators that PyTorch makes tensors with some for.
+    """The launches themselves; for a graph that is being traced, where what is called is watched, and for subclasses of
+    Tensor, which need have no memory of their own, operators that PyTorch makes tensors with some for.
     """
-    plain = all(x is None or type(x) in _WITH_MEMORY for x in tensors)
-    return kernels if plain and not torch.compiler.is_compiling() else opaque
+    if torch.compiler.is_compiling() or _is_watched():
+        return opaque
+    return kernels if all(x is None or type(x) in _WITH_MEMORY for x in tensors) else opaque
+
+
+def _is_watched() -> bool:
+    """Whether a dispatch mode (of ``make_fx``, of selective checkpointing) or a transform of ``torch.func`` sees operators.
+
+    Such a transform's tensors may be of class Tensor and have no memory.
+    """
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _laid_out_like(v: Tensor, o: Tensor) -> Tensor:
+    """o in v's order of dimensions, as kernels write it."""
+    wanted = torch.empty_like(v)
+    return o if o.stride() == wanted.stride() else wanted.copy_(o)

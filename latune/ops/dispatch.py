@@ -6,7 +6,7 @@ import functools
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -46,20 +46,22 @@ class Decision:
 
     Called with the arguments of the generated module's host function; returns its tuple.
 
+    Args:
+        unsaid: warnings to be said with those of its own.
+
     Attributes:
         plan: the present one.
         refused: it does not launch here, nor did any before it.
     """
 
-    def __init__(self, problem: Problem, candidates: Iterator[tuple[Plan, str]]) -> None:
+    def __init__(self, problem: Problem, candidates: Iterator[tuple[Plan, str]], unsaid: Sequence[str] = ()) -> None:
         self.problem = problem
         self._candidates = candidates
         self._lock = threading.Lock()
         self.refused = False
-        self._unsaid: list[str] = []
+        self._unsaid = list(unsaid)
         self.plan, self.why = next(self._candidates)
         self._function = self._load()
-        self._say()
 
     def __call__(self, *arguments: Tensor | float) -> Tensors:
         return self._launch(lambda function: function(*arguments))
@@ -97,7 +99,7 @@ class Decision:
             if self._function is failed:
                 self._step_down(error)
                 self._function = self._load()
-        self._say()
+        self.say()
 
     def _step_down(self, error: Exception) -> None:
         """Takes the next candidate; the last one's error is the caller's."""
@@ -108,8 +110,8 @@ class Decision:
         failed, (self.plan, self.why) = self.why, following
         self._unsaid.append(f"latune: falls back to {self.why}: {_first_line(error)} ({failed})")
 
-    def _say(self) -> None:
-        """Warns of what plans gave way, once that is done: who has warnings raise goes on with the next call."""
+    def say(self) -> None:
+        """Warns of what serves and what gave way, once all is done: who has warnings raise goes on with the next call."""
         while self._unsaid:
             _warn(self._unsaid.pop(0))
 
@@ -126,6 +128,7 @@ def decide(problem: Problem, device_index: int, plan: Plan | None = None, *, alo
     if decision is None:
         with _lock:
             decision = _decisions.get(key) or _decisions.setdefault(key, _decide(*key, problem=problem))
+    decision.say()
     return decision
 
 
@@ -153,21 +156,19 @@ def _decide(device_index: int, bucket: Bucket, plan: Plan | None, alone: bool, *
     if alone:
         # Whatever there is to warn of was said when the bucket itself was decided.
         return Decision(problem, ladder.without_checkpoints(resolution.candidates))
-    if resolution.step != "exact":
-        _warn(f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}")
-    if resolution.entry is not None:
-        _warn_of_another_triton(resolution.entry, problem, gpu)
-    return Decision(problem, resolution.candidates)
+    inexact = [] if resolution.step == "exact" else [f"latune: {resolution.why}; tune it: {tune_command(problem, gpu)}"]
+    tritons = [] if resolution.entry is None else _warnings_of_another_triton(resolution.entry, problem, gpu)
+    return Decision(problem, resolution.candidates, [*inexact, *tritons])
 
 
-def _warn_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> None:
+def _warnings_of_another_triton(entry: Entry, problem: Problem, gpu: Gpu) -> list[str]:
     """Once for each version: a cache is tuned by one and brought up to date as a whole."""
     tuned_with = entry.toolchain["triton"]
     if tuned_with in (triton.__version__, *_warned_of_tritons):
-        return
+        return []
     _warned_of_tritons.add(tuned_with)
     plans = f"plans tuned with Triton {tuned_with} serve under Triton {triton.__version__}"
-    _warn(f"latune: {plans}; tune it anew: {tune_command(problem, gpu)}")
+    return [f"latune: {plans}; tune it anew: {tune_command(problem, gpu)}"]
 
 
 def _warn(text: str) -> None:

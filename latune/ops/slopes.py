@@ -124,4 +124,5 @@ def _check_layer(layer: int | None, num_layers: int | None) -> None:
 
 
 def _tensor(slopes: Iterable[float]) -> Tensor:
-    return torch.tensor(list(slopes), dtype=torch.float64).to(torch.float32)
+    # Whatever the default device is while a model is built.
+    return torch.tensor(list(slopes), dtype=torch.float64, device="cpu").to(torch.float32)

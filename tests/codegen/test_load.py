@@ -18,7 +18,7 @@ from latune.problem import Problem
 @pytest.fixture(autouse=True)
 def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "root"))
-    load._own_folder.cache_clear()
+    monkeypatch.setattr(load, "_closed_roots", set())
     return tmp_path / "root"
 
 

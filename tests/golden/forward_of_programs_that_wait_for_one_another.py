@@ -5,6 +5,8 @@ code      0000000000000000000000000000000000000000000000000000000000000000
 o         cooperative branched=none decay_mode=matrix decayed=value loads=specialized state_layout=transposed BLOCK_D=128 BLOCK_E=64 BLOCK_N=64 PROGRAMS=128 num_warps=4 num_stages=4
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import triton
 import triton.language as tl
@@ -449,21 +451,26 @@ _of_graphs, _of_streams = {}, {}
 def _counters(device, count):
     """At least [count] int32 zeros, as each launch leaves them: this stream's, or, where a graph is captured, this call's."""
     key = device, triton.cdiv(count, 32) * 32
-    options = {"dtype": torch.int32, "device": device}
     if torch.cuda.is_current_stream_capturing():
         # Those made before, while some are left: a graph would fill its own at each replay.
         zeros, left = _of_graphs.get(key, (None, []))
         try:
             return zeros[left.pop()]
         except IndexError:  # Not asked beforehand: another thread may capture a graph and take the last ones.
-            return torch.zeros(key[1], **options)
+            return torch.zeros(key[1], dtype=torch.int32, device=device)
     if key not in _of_graphs:
         rows = max(65536 // key[1], 1)
-        _of_graphs[key] = torch.zeros(rows, key[1], **options), list(range(rows))
+        _of_graphs[key] = _zeros(device, rows, key[1]), list(range(rows))
     stream = *key, triton.runtime.driver.active.get_current_stream(device.index)
     if stream not in _of_streams:
-        _of_streams[stream] = torch.zeros(key[1], **options)
+        _of_streams[stream] = _zeros(device, key[1])
     return _of_streams[stream]
+
+
+def _zeros(device, *shape):
+    """Made by a thread of its own: what this one allocates before a capture may be of the graph's memory, and go with it."""
+    with ThreadPoolExecutor(1) as helper:
+        return helper.submit(lambda: torch.zeros(shape, dtype=torch.int32).to(device)).result()
 
 
 def _shared_descriptor(x, rows, columns):

@@ -67,6 +67,26 @@ def test_slopes_of_shape_h11_and_none_are_taken(device):
     assert _error("o", undecayed, reference.recurrence(q.double(), k.double(), v.double())[0]) is None
 
 
+def test_o_is_laid_out_as_v_is():
+    rows = [torch.randn(2, 37, 3, width).transpose(1, 2) for width in (16, 16, 32)]
+    assert latune.lightning_attn(*rows).stride() == rows[2].stride()
+    assert latune.lightning_attn(*(x.contiguous() for x in rows)).is_contiguous()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_final_state_that_nothing_differentiable_has_made_needs_no_gradient(device):
+    q, k, v = (torch.randn(1, 2, 20, 16, device=device) for _ in range(3))
+    _, state = latune.lightning_attn(q.requires_grad_(), k, v, return_final_state=True)
+    assert not state.requires_grad
+    _, state = latune.lightning_attn(q, k, v.requires_grad_(), return_final_state=True)
+    assert state.requires_grad
+
+
+def test_none_is_no_final_state():
+    q = torch.randn(1, 2, 20, 16)
+    assert isinstance(latune.lightning_attn(q, q, q, return_final_state=None), torch.Tensor)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(0, 3, 5, 16), (2, 0, 5, 16)])
 def test_an_empty_batch_gives_an_empty_output(device, shape):

@@ -144,8 +144,11 @@ def test_a_plan_that_cannot_be_rendered_gives_way_too(loaded, monkeypatch):
 
     monkeypatch.setattr(dispatch, "load_plan", load)
     loaded.behaviours[4] = lambda x: (x,)
-    with pytest.warns(UserWarning, match="plan of 4 warps: no BLOCK_N"):
-        assert dispatch.Decision(PROBLEM, _resolution(8, 4).candidates)("q") == ("q",)
+    decision = dispatch.Decision(PROBLEM, _resolution(8, 4).candidates, ["no entry is exact"])
+    assert decision("q") == ("q",)
+    with pytest.warns(UserWarning, match="plan of 4 warps: no BLOCK_N") as said:
+        decision.say()
+    assert [str(one.message).split(":")[0] for one in said] == ["no entry is exact", "latune"]
 
 
 def test_the_last_candidates_error_is_the_callers(loaded):

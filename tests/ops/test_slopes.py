@@ -16,6 +16,11 @@ def close(actual: torch.Tensor, expected: list[float]) -> bool:
     return torch.allclose(actual, torch.tensor(expected), rtol=2e-7, atol=0)
 
 
+def test_slopes_have_values_whatever_the_default_device_is() -> None:
+    with torch.device("meta"):
+        assert slopes.alibi(8).tolist() == [2.0**-i for i in range(1, 9)]
+
+
 def test_alibi_of_a_power_of_two() -> None:
     assert slopes.alibi(8).tolist() == [2.0**-power for power in range(1, 9)]
     assert slopes.alibi(1).tolist() == [2.0**-8]
