@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from types import ModuleType
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_stream_keeps_its_counters(module, fake) -> None:  # type: ignore[no-u
     other = module._counters(CPU, 6)
     assert other.data_ptr() != one.data_ptr()
     assert len(module._counters(CPU, 40)) >= 40
+
+
+def test_counters_for_good_are_allocated_by_no_thread_that_a_graph_may_have_the_memory_of(module, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    threads, zeros = [], torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, **options: threads.append(get_ident()) or zeros(*sizes, **options))
+    with torch.inference_mode():
+        given = module._counters(CPU, 6)
+    assert len(threads) == 2 and get_ident() not in threads
+    assert not given.is_inference()
 
 
 def test_each_captured_call_has_counters_of_its_own_that_start_where_triton_asks_for_it(module, capturing) -> None:  # type: ignore[no-untyped-def]
