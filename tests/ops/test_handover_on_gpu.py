@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from passes import BEHIND, HANDED_OVER, HEADS, SEQLEN, WALK, D, E, backward_plan, cooperative, step
+from replays import PLANS
 
 from latune.ops import attention, dispatch, memo, opaque, reference
 from latune.ops.replay import Replay
@@ -102,3 +103,19 @@ def test_so_do_those_of_a_compiled_step(serve_on_gpu, ahead: Plan, behind: Plan,
         torch.compiler.cudagraph_mark_step_begin()
         gradients_agree(attend, turn, states=True)
     assert len(opaque._makers) == 1, "handed over"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["cooperative", "balanced", "relay"])
+def test_programs_that_wait_for_one_another_are_captured_by_the_compiler_with_no_eager_call_before(
+    serve_on_gpu, algorithm: str
+) -> None:
+    """Their counters, which the first compiled call makes, outlive what it allocates besides."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("kernels with warps of their own are for compute capability 9.0")
+    serve_on_gpu(*PLANS[algorithm])
+    torch.compiler.reset()
+    attend = torch.compile(attention._padded, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    for turn in range(5):
+        torch.compiler.cudagraph_mark_step_begin()
+        gradients_agree(attend, turn, states=True)
