@@ -82,7 +82,17 @@ class Session:
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
         count = f"{len(first)} problem{'s' * (len(first) != 1)}"
         say(f"tuning {count} for {title}, {how} (evidence: {self.target.evidence})")
+        if (
+            self.target.worker is None
+            and self.output is None
+            and (ran := sum(map(self._is_served_by_what_ran, first.values())))
+        ):
+            say(f"{ran} of them {'has' if ran == 1 else 'have'} an entry that ran on one, which goes on serving")
         return list(first.values())
+
+    def _is_served_by_what_ran(self, problem: Problem) -> bool:
+        resolution = resolve(problem, self.target.gpu)
+        return resolution.step == "exact" and resolution.entry is not None and resolution.entry.evidence != "static"
 
     def _fits(self, problem: Problem) -> bool:
         memory_gib = self.target.gpu.memory_gib * (_TIMED_SHARE if self.target.worker else 1)

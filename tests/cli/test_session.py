@@ -10,11 +10,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from entries import valid_entry
 
+from latune.cache.store import write_entries
 from latune.cli import session
 from latune.cli.shapes import parse_shape, problems_of
 from latune.errors import LatuneError
 from latune.gpu import find_gpu
+from latune.ops.dispatch import resolve
 from latune.tuner.tune import Settings
 
 A100 = find_gpu("a100")
@@ -142,3 +145,16 @@ def test_a_search_compiles_for_the_next_one_once_it_evaluates_something(tmp_path
     session.Session(target=target, output=tmp_path / "out").search(problems, {}, Settings(trials=7))
     assert [problem for problem, *_ in searched] == problems
     assert [foreseen.get_nowait() for _ in range(foreseen.qsize())] == [searched[1], searched[3]]
+
+
+def test_a_static_run_says_beforehand_where_what_ran_goes_on_serving(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path))
+    shapes = [parse_shape("4,32,8192,128"), parse_shape("1,2,256,32")]
+    problems = problems_of(shapes, direction="fwd", dtype="bf16", decay="constant")
+    h200 = find_gpu("h200")
+    write_entries(h200, [valid_entry(problems[0], resolve(problems[0], h200).plan)])
+    target = SimpleNamespace(gpu=h200, worker=None, evidence="static")
+    session.Session(target=target, output=None).announce(problems)
+    assert "1 of them has an entry that ran on one, which goes on serving" in capsys.readouterr().err
+    session.Session(target=target, output=tmp_path / "out").announce(problems)
+    assert "goes on serving" not in capsys.readouterr().err
