@@ -1,4 +1,4 @@
-"""The exceptions latune raises on purpose.
+"""The exceptions latune raises on purpose, and what it warns of once.
 
     LatuneError                 a domain error: the command line prints it in one line and exits 1
     ├── SpaceError              a search-space file is wrong; names file, key and remedy
@@ -14,6 +14,21 @@ Wrong arguments to the operator are plain ``ValueError``s, as PyTorch users expe
 """
 
 from __future__ import annotations
+
+import warnings
+
+_said: set[str] = set()
+
+
+def warn_once(message: str, *, stacklevel: int = 1) -> None:
+    """Warns of what was not warned of before in this process: who has warnings raise goes on with the next call.
+
+    Args:
+        stacklevel: as ``warnings.warn`` has it, from the caller on.
+    """
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 class LatuneError(Exception):

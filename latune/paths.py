@@ -7,10 +7,11 @@ import functools
 import os
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from latune.errors import warn_once
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -46,7 +47,7 @@ def user_root() -> Path:
     try:
         return user_cache_path("latune", appauthor=False)
     except RuntimeError as error:
-        _warn_of_no_home(error)
+        warn_once(f"latune: {error}; what is kept goes with this process: set LATUNE_CACHE_DIR to a folder you can write to")
         return of_this_process()
 
 
@@ -56,17 +57,6 @@ def of_this_process() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="latune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-_warned: list[str] = []
-
-
-def _warn_of_no_home(error: RuntimeError) -> None:
-    """Once: who has warnings raise goes on with the next call."""
-    if not _warned:
-        _warned.append(str(error))
-        remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
-        warnings.warn(f"latune: {error}; what is kept goes with this process: {remedy}", stacklevel=4)
 
 
 def user_cache() -> Path:

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from latune import paths
+from latune import errors, paths
 
 
 def test_a_user_without_a_home_has_a_folder_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_a_user_without_a_home_has_a_folder_for_the_process(monkeypatch: pytest.
 
     monkeypatch.delenv("LATUNE_CACHE_DIR", raising=False)
     monkeypatch.setattr(paths, "user_cache_path", nowhere)
-    monkeypatch.setattr(paths, "_warned", [])
+    monkeypatch.setattr(errors, "_said", set())
     with warnings.catch_warnings(), pytest.raises(UserWarning, match="set LATUNE_CACHE_DIR"):
         warnings.simplefilter("error")
         paths.user_root()

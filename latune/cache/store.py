@@ -14,7 +14,7 @@ from latune import paths
 from latune.cache import disk
 from latune.cache.device import DeviceCache, SchemaError
 from latune.cache.entry import EVIDENCE, Entry, PlanSha256
-from latune.errors import CacheError
+from latune.errors import CacheError, warn_once
 from latune.gpu import Gpu
 from latune.problem import Bucket
 
@@ -177,7 +177,7 @@ def _read(path: Path, gpu: Gpu, *, set_aside: bool) -> list[Entry]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        _warn_once(f"latune: cannot read the cache file {path}, going on without it: {error}")
+        warn_once(f"latune: cannot read the cache file {path}, going on without it: {error}")
         return []
     except SchemaError as error:
         return _ignore(path, error)
@@ -196,7 +196,7 @@ def _mend(path: Path, gpu: Gpu) -> list[Entry]:
 
 def _ignore(path: Path, error: Exception) -> list[Entry]:
     state = "another version's" if isinstance(error, SchemaError) else "damaged"
-    _warn_once(f"latune: the cache file {path} is {state}, going on without it: {brief(error)}")
+    warn_once(f"latune: the cache file {path} is {state}, going on without it: {brief(error)}")
     return []
 
 
@@ -222,8 +222,3 @@ def _read_or_set_aside(path: Path, gpu: Gpu) -> list[Entry]:
 def brief(error: Exception) -> str:
     """What an error says, in one line, however long a text it quotes from a file."""
     return textwrap.shorten(str(error)[: 2 * _LONGEST_REASON], _LONGEST_REASON, placeholder=" ...")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -22,8 +23,12 @@ def worst_head_rms(output: Tensor, expected: Tensor) -> float:
         output: [B, H, rows, columns].
         expected: likewise.
     """
-    heads = (relative_rms(output[:, head], expected[:, head]) for head in range(output.shape[1]))
-    return max(heads, key=lambda error: (math.isnan(error), error))
+    return worst(relative_rms(output[:, head], expected[:, head]) for head in range(output.shape[1]))
+
+
+def worst(errors: Iterable[float]) -> float:
+    """The largest; NaN is worse than any number."""
+    return max(errors, key=lambda error: (math.isnan(error), error))
 
 
 def _norm_squared(part: Tensor) -> float:

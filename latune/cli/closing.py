@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latune.cache.resolve import resolve
 from latune.cache.store import read_file
-from latune.cli.accuracy import relative_rms
+from latune.cli.accuracy import relative_rms, worst
 from latune.cli.options import local_gpu
 from latune.codegen.render import plan_sha256
 from latune.errors import LatuneError
@@ -62,9 +62,9 @@ def closing_call(problems: Sequence[Problem], gpu: Gpu, path: Path | None) -> Ca
     """
     here = path is None and local_gpu() == gpu
     errors = {name: error for problem in problems for name, error in (_gpu_errors if here else _cpu_errors)(problem).items()}
-    worst = max(errors.values(), key=lambda error: (error != error, error))
-    if not worst <= TOLERANCES[problems[0].dtype].rms:
-        raise LatuneError(f"lightning_attn is off by {worst:.2g}: `latune verify --gpu {gpu.name}` finds the entry at fault")
+    error = worst(errors.values())
+    if not error <= TOLERANCES[problems[0].dtype].rms:
+        raise LatuneError(f"lightning_attn is off by {error:.2g}: `latune verify --gpu {gpu.name}` finds the entry at fault")
     served = _dispatched(problems) if here else _looked_up(problems, gpu, path)
     return Call(device=gpu.title if here else "CPU", served=tuple(served.items()), errors=tuple(errors.items()))
 

@@ -82,13 +82,13 @@ class Session:
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
         count = f"{len(first)} problem{'s' * (len(first) != 1)}"
         say(f"tuning {count} for {title}, {how} (evidence: {self.target.evidence})")
-        if (
-            self.target.worker is None
-            and self.output is None
-            and (ran := sum(map(self._is_served_by_what_ran, first.values())))
-        ):
-            say(f"{ran} of them {'has' if ran == 1 else 'have'} an entry that ran on one, which goes on serving")
+        if self.target.worker is None and self.output is None:
+            self._say_what_goes_on_serving(list(first.values()))
         return list(first.values())
+
+    def _say_what_goes_on_serving(self, problems: Sequence[Problem]) -> None:
+        if ran := sum(map(self._is_served_by_what_ran, problems)):
+            say(f"{ran} of them {'has' if ran == 1 else 'have'} an entry that ran on one, which goes on serving")
 
     def _is_served_by_what_ran(self, problem: Problem) -> bool:
         resolution = resolve(problem, self.target.gpu)

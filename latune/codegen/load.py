@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -17,6 +16,7 @@ from triton.runtime.jit import JITFunction
 
 from latune import paths
 from latune.codegen.templates import code_sha256, generator_sha256, intact_sha256
+from latune.errors import warn_once
 from latune.files import replace_text
 from latune.plan import Plan
 from latune.problem import Bucket, Problem
@@ -72,8 +72,6 @@ Counters = Callable[[torch.device, int], torch.Tensor]
 """What gives a generated module's launches the counters that they meet at."""
 
 COUNTERS = "_counters"
-
-_closed_roots: set[Path] = set()
 """Its name in a module that has such launches."""
 
 
@@ -109,17 +107,9 @@ def _write_or_own(path: Path, text: str) -> Path:
         return _write(path, text)
     except OSError:
         own = _write(paths.of_this_process() / path.name, text)
-    _warn_of_a_closed_root()
+    remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
+    warn_once(f"latune: cannot write to {paths.generated()}, so modules are generated anew: {remedy}", stacklevel=5)
     return own
-
-
-def _warn_of_a_closed_root() -> None:
-    """Once, when all is done: who has warnings raise goes on with the next call."""
-    root = paths.generated()
-    if root not in _closed_roots:
-        _closed_roots.add(root)
-        remedy = "set LATUNE_CACHE_DIR to a folder you can write to"
-        warnings.warn(f"latune: cannot write to {root}, so modules are generated anew: {remedy}", stacklevel=6)
 
 
 def _write(path: Path, text: str) -> Path:

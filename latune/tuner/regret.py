@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
+from latune.cache.node import Node
 from latune.cache.resolve import Resolution
 from latune.errors import LatuneError
 from latune.measurement import Measurement
@@ -47,23 +47,15 @@ class Regret:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, object]) -> Regret:
+    def from_json(cls, value: object) -> Regret:
         """The inverse of ``to_json``.
 
         Raises:
-            TypeError: something is missing, or unknown.
-            ValueError: a time is none, or a text is none.
+            ValueError: something is missing, unknown or of another type; the message names its key.
         """
-        regret = cls(**fields)  # type: ignore[arg-type]
-        for name, value in regret.to_json().items():
-            is_time = name in ("served_ms", "tuned_ms")
-            if not (_is_time(value) if is_time else isinstance(value, str)):
-                raise ValueError(f"{name}: expected {'a time above zero in ms' if is_time else 'text'}, got {value!r}")
-        return regret
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
+        found = Node(value, "regret").fields(*(member.name for member in fields(cls)))
+        times = {name: found.pop(name).positive() for name in ("served_ms", "tuned_ms")}
+        return cls(**times, **{name: text.text() for name, text in found.items()})
 
 
 def regret_of(

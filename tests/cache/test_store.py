@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,16 @@ def test_what_is_stale_gives_way_to_whatever_is_current(tmp_path: Path, entry_of
     write_entries(H200, [entry_of(study="better")], tmp_path, plan_sha256=code_of)
     write_entries(H200, [current], tmp_path, plan_sha256=code_of)
     assert [entry.study for entry in read_cache(H200, [tmp_path]).entries.values()] == ["better"]
+
+
+def test_where_warnings_raise_the_next_look_goes_on_without_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    roots = [tmp_path / "user", tmp_path / "shipped"]
+    cache_path(roots[1], H200).mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="cannot read the cache file"):
+            read_cache(H200, roots)
+        assert not read_cache(H200, roots).entries
 
 
 def test_a_write_keeps_the_entries_of_other_buckets(tmp_path: Path, entry_of: EntryOf, problem_of: ProblemOf) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latune import paths
+from latune import errors, paths
 from latune.codegen import load, render
 from latune.errors import RenderError
 from latune.plan import Plan
@@ -18,7 +18,7 @@ from latune.problem import Problem
 @pytest.fixture(autouse=True)
 def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / "root"))
-    monkeypatch.setattr(load, "_closed_roots", set())
+    monkeypatch.setattr(errors, "_said", set())
     return tmp_path / "root"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from latune.cli.accuracy import relative_rms, worst_head_rms
+from latune.cli.accuracy import relative_rms, worst, worst_head_rms
 from latune.cli.benchmark.case import Case
 from latune.cli.benchmark.hosttime import HostTime
 from latune.cli.benchmark.operators import Operator
@@ -184,7 +183,7 @@ def _checked(peer: Peer, direction: str, outputs: Sequence[Tensor], case: Case) 
     expected = case.expected[peer.function]
     named = zip(_OUTPUTS[direction], outputs, strict=True)
     pairs = [(peer.restored(name, output), expected[name]) for name, output in named]
-    error = max((relative_rms(*pair) for pair in pairs), key=lambda error: (math.isnan(error), error))
+    error = worst(relative_rms(*pair) for pair in pairs)
     is_right = all(worst_head_rms(*pair) <= WRONG_ABOVE for pair in pairs)
     return Result(peer=peer, verdict="ok" if is_right else "wrong", error=error)
 
