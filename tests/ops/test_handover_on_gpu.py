@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from passes import BEHIND, HANDED_OVER, HEADS, SEQLEN, WALK, D, E, backward_plan, cooperative, step
+from passes import BEHIND, HANDED_OVER, HEADS, PROBLEM, SEQLEN, WALK, D, E, backward_plan, cooperative, step
 from replays import PLANS
 
+from latune.codegen.kept import handing_over
 from latune.ops import attention, dispatch, memo, opaque, reference
 from latune.ops.replay import Replay
 from latune.plan import Plan
@@ -31,6 +32,13 @@ def gradients_agree(attend, turn: int, states: bool) -> None:
     (wanted.sin().sum() + (wanted_final.cos().sum() if states else 0)).backward()
     for got, right in zip((o, *(x.grad for x in leaves)), (wanted, *(x.grad for x in exact)), strict=True):
         assert (got.double().cpu() - right).norm() < 6e-3 * right.norm()
+
+
+def agrees_on_what_is_handed_over(ahead: Plan, behind: Plan) -> None:
+    """Replays of the backward pass start from what the forward pass leaves wherever the plans have anything of that kind."""
+    replayed = [maker for (maker, *_), serve in memo.BACKWARD.calls.items() if isinstance(serve, Replay)]
+    assert replayed
+    assert all((maker is not None) == (handing_over(ahead, behind, PROBLEM) is not None) for maker in replayed)
 
 
 @pytest.fixture
@@ -67,27 +75,31 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
     serve_on_gpu, ahead: str, behind: Plan, states: bool
 ) -> None:
     """The third turn replays both passes."""
-    serve_on_gpu(Plan((step("o", layout="transposed", algorithm=ahead),)), behind)
+    plan = Plan((step("o", layout="transposed", algorithm=ahead),))
+    serve_on_gpu(plan, behind)
     for turn in range(4):
         gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
+    agrees_on_what_is_handed_over(plan, behind)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize(
     "behind",
-    [backward_plan(step("dq", block_n=64)), backward_plan(cooperative("dq")), WALK],
-    ids=["split", "cooperative", "walk"],
+    [backward_plan(step("dq", block_n=64)), backward_plan(cooperative("dq")), PLANS["cooperative"][1], WALK],
+    ids=["split", "cooperative", "all cooperative", "walk"],
 )
 @pytest.mark.parametrize("ahead", ["cooperative", "balanced"])
 def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, behind: Plan, states: bool) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("kernels with warps of their own are for compute capability 9.0")
-    serve_on_gpu(Plan((cooperative("o", ahead),)), behind)
+    plan = Plan((cooperative("o", ahead),))
+    serve_on_gpu(plan, behind)
     for turn in range(4):
         gradients_agree(attention._padded, turn, states)
     assert any(isinstance(serve, Replay) for serve in memo.KEEPING.calls.values())
+    agrees_on_what_is_handed_over(plan, behind)
 
 
 @pytest.mark.gpu
@@ -114,8 +126,10 @@ def test_programs_that_wait_for_one_another_are_captured_by_the_compiler_with_no
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("kernels with warps of their own are for compute capability 9.0")
     serve_on_gpu(*PLANS[algorithm])
+    failed = set(opaque._failed)
     torch.compiler.reset()
     attend = torch.compile(attention._padded, mode="reduce-overhead", fullgraph=True, dynamic=False)
     for turn in range(5):
         torch.compiler.cudagraph_mark_step_begin()
         gradients_agree(attend, turn, states=True)
+    assert opaque._failed == failed
