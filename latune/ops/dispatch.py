@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 import warnings
@@ -82,6 +83,7 @@ class Decision:
                 if not any(phrase in str(error) for phrase in _UNLAUNCHABLE_PHRASES):
                     raise
                 self._fall_back(function, error)
+            collect_frames()
 
     def _load(self) -> HostFunction:
         """The host function of the first candidate from the present one on that can be rendered."""
@@ -114,6 +116,10 @@ class Decision:
         """Warns of what serves and what gave way, once all is done: who has warnings raise goes on with the next call."""
         while self._unsaid:
             _warn(self._unsaid.pop(0))
+
+    def say_refused(self, error: Exception) -> None:
+        """Warns that passes do without what a variant of a plan, which this is, would hand over."""
+        _warn(f"latune: passes hand nothing over, and take longer: {_first_line(error)} ({self.why})")
 
 
 def decide(problem: Problem, device_index: int, plan: Plan | None = None, *, alone: bool = False) -> Decision:
@@ -220,6 +226,14 @@ def forget_decisions() -> None:
     with _lock:
         _decisions.clear()
     forget_calls()
+
+
+def collect_frames() -> None:
+    """Frees what a call allocated that did not launch: its frames, which an error has held, may be part of a cycle.
+
+    Whoever warms up for a CUDA graph looks for memory that is still in use.
+    """
+    gc.collect()
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from latune.codegen.dtypes import TORCH_DTYPES
 from latune.ops import handover, memo
 from latune.ops.context import ensure_context
 from latune.ops.direct import UnsupportedError
-from latune.ops.dispatch import LAUNCH_ERRORS, Decision, decide
+from latune.ops.dispatch import LAUNCH_ERRORS, Decision, collect_frames, decide
 from latune.ops.memo import Memo, Serve, signature
 from latune.ops.recording import Recording, Tensors
 from latune.ops.replay import Replay, is_aligned
@@ -181,10 +181,12 @@ def _attempt(
         return None
     try:
         return _run(decision, scale, given, readable, known, key)
-    except LAUNCH_ERRORS:
-        if decision.refused:
-            return None
-        raise
+    except LAUNCH_ERRORS as error:
+        if not decision.refused:
+            raise
+        decision.say_refused(error)
+    collect_frames()
+    return None
 
 
 def _run(decision: Decision, scale: float, given: _Given, readable: _Given, known: Memo, key: memo.Signature) -> Tensors:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import triton
 from entries import valid_entry
 from triton.runtime.errors import OutOfResources
@@ -106,6 +108,21 @@ def test_a_plan_that_does_not_launch_gives_way_to_the_next(loaded):
         assert decision("q") == ("q",)
     assert decision("again") == ("again",)
     assert [plan.steps[0].config.num_warps for plan in loaded.loads] == [8, 4]
+
+
+def test_what_did_not_launch_holds_no_memory_while_the_next_plan_runs(loaded):
+    """Though its frames are part of a cycle: whoever captures calls looks for memory that is still in use."""
+    allocated = []
+
+    def fail(x):
+        output = torch.empty(4)
+        allocated.append(weakref.ref(output))
+        error = OutOfResources(300_000, 232_448, "shared memory")
+        raise error
+
+    loaded.behaviours.update({8: fail, 4: lambda x: (allocated[0](),)})
+    with pytest.warns(UserWarning, match="falls back to plan of 4 warps"):
+        assert dispatch.Decision(PROBLEM, _resolution(8, 4).candidates)("q") == (None,)
 
 
 def test_threads_that_fail_together_step_down_once(loaded):
