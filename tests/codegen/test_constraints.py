@@ -141,7 +141,13 @@ _SPECIALIZED_WALK = {
 INFEASIBLE_SPECIALIZED_WALKS = [
     ({}, {}, B200, "compute capability 9.0"),
     ({"state_layout": "transposed", "branched": "none"}, {}, H200, "as it is and turned"),
-    ({"decayed": "value"}, {}, H200, "q carries the decay into both"),
+    (
+        {"state_layout": "transposed", "branched": "none", "decayed": None, "decay_mode": None},
+        {"decay": "none"},
+        H200,
+        "as it is and turned",
+    ),
+    ({"decayed": "value"}, {}, H200, "q carries the decay into"),
     ({"BLOCK_N": 32}, {}, H200, "four warps take 64 rows"),
     ({"num_warps": 8}, {}, H200, "four warps take 64 rows"),
     ({}, {"head_dim_v": 128}, H200, "hold both forms of the state's gradient"),

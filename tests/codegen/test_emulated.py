@@ -281,16 +281,20 @@ def test_dk_and_dv_come_side_by_side(
     check(inputs.results(render(problem, plan).text), expected(problem))
 
 
+@pytest.mark.parametrize("others", ["split", "scan", "remainder", "cooperative", "balanced"])
 @pytest.mark.parametrize("algorithm", ["split", "scan", "cooperative"])
 @states
 def test_dq_starts_from_the_states_that_a_forward_pass_has_left(
-    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, with_states: bool
+    problem_of: ProblemOf, plan_of: PlanOf, algorithm: str, others: str, with_states: bool
 ) -> None:
-    problem = problem_for(problem_of, "fwd", 200, with_states, "constant")
+    """The states of dk and dv lie in dq's memory meanwhile, whose own elements have 16 bits."""
+    problem = problem_for(problem_of, "fwd", 400, with_states, "constant")
     behind = replace(problem, direction="bwd")
     inputs = Inputs.of(problem)
     forward = plan_for(plan_of, problem, algorithm, "specialized", BLOCK_D=32)
-    handed = handing_over(forward, plan_for(plan_of, behind, "split", "specialized", BLOCK_D=32), problem)
+    of_dq = plan_for(plan_of, behind, "split", "specialized", ("dq",), BLOCK_D=32)
+    of_others = plan_for(plan_of, behind, others, "specialized", ("dk", "dv"), BLOCK_D=32)
+    handed = handing_over(forward, Plan(of_dq.steps + of_others.steps), problem)
     assert handed is not None
     *results, states = inputs.results(render(problem, handed[0]).text)
     check(results, expected(problem))

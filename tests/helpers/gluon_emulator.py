@@ -74,7 +74,12 @@ class _Kernel:
         def launch(*arguments: Any, **keywords: Any) -> None:
             parameters = inspect.signature(self._function).parameters
             constexprs = {name: value for name, value in keywords.items() if name in parameters}
-            pointers = [Pointer(value.view(-1).numpy()) if isinstance(value, torch.Tensor) else value for value in arguments]
+            pointers = [
+                Pointer(value.view(-1).numpy(), lent=name == "segment_states" and value.ndim == 4)
+                if isinstance(value, torch.Tensor)
+                else value
+                for name, value in zip(parameters, arguments, strict=False)
+            ]
             with self._device.together() if keywords.get("launch_cooperative_grid") else contextlib.nullcontext():
                 self._device.grid = grid
                 for program in itertools.product(*map(range, grid)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,25 @@ from warps import Barrier, Scheduler
 
 @dataclass(frozen=True)
 class Pointer:
-    """Elements of a contiguous tensor, by their offsets."""
+    """Elements of a contiguous tensor, by their offsets.
+
+    Attributes:
+        lent: the tensor has 16-bit elements, by which offsets count, and lends its memory to fp32 ones: nothing is read or
+            written until the pointer is cast.
+    """
 
     elements: np.ndarray
     offsets: Any = 0
+    lent: bool = False
 
     def __add__(self, offsets: Any) -> Pointer:
-        return Pointer(self.elements, self.offsets + offsets)
+        return replace(self, offsets=self.offsets + offsets)
+
+    def to_fp32(self) -> Pointer:
+        return Pointer(self.elements, self.offsets // 2) if self.lent else self
 
     def masked(self, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        assert not self.lent, "expected a pointer to fp32, got one to 16-bit elements"
         offsets, mask = np.broadcast_arrays(self.offsets, mask)
         assert (offsets[mask] >= 0).all()
         return offsets, mask

@@ -8,6 +8,7 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+from gluon_memory import Pointer
 from renderings import body
 
 CAST = "_cast"
@@ -58,7 +59,9 @@ def _at(old: ast.AST, new: ast.AST) -> ast.AST:
 
 
 def cast(value: Any, dtype: str) -> Any:
-    """Values stay in float64, unless they become integers."""
+    """Values stay in float64, unless they become integers; pointers become those to fp32."""
+    if isinstance(value, Pointer):
+        return value.to_fp32()
     if dtype != "int32":
         return value
     return value.astype(int) if isinstance(value, np.ndarray) else int(value)

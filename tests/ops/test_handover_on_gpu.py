@@ -87,8 +87,14 @@ def test_gradients_from_states_that_were_handed_over_agree_with_the_recurrence(
 @pytest.mark.parametrize("states", [False, True])
 @pytest.mark.parametrize(
     "behind",
-    [backward_plan(step("dq", block_n=64)), backward_plan(cooperative("dq")), PLANS["cooperative"][1], WALK],
-    ids=["split", "cooperative", "all cooperative", "walk"],
+    [
+        backward_plan(step("dq", block_n=64)),
+        backward_plan(cooperative("dq")),
+        PLANS["cooperative"][1],
+        Plan((cooperative("dq"), cooperative("dk", "balanced"), cooperative("dv", "balanced"))),
+        WALK,
+    ],
+    ids=["split", "cooperative", "all cooperative", "balanced", "walk"],
 )
 @pytest.mark.parametrize("ahead", ["cooperative", "balanced"])
 def test_so_do_those_from_states_that_programs_have_made_together(serve_on_gpu, ahead: str, behind: Plan, states: bool) -> None:
