@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from latune.cache.entry import Entry
 from latune.measurement import Measurement
@@ -20,6 +20,7 @@ _PROBLEM = "problem"
 _POLL_S = 0.5
 
 Json = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,7 @@ class Finals:
 
     def starts(self, own: Sequence[Plan]) -> list[Plan]:
         """The plans to start from, which make a search what it is: those of the process that was the first to come."""
-        kept = self._agreed("starts", lambda: {"plans": [plan.to_json() for plan in own]})
-        return [Plan.from_json(steps) for steps in kept["plans"]]
+        return self._agreed("starts", lambda: {"plans": [plan.to_json() for plan in own]}, _plans)
 
     def result(self, trials: Mapping[str, int], spaces: Mapping[str, str], race: Callable[[], Result]) -> Result:
         """That of the race, run by this process unless another has run it, or does, after the same searches.
@@ -84,11 +84,11 @@ class Finals:
             spaces: digests of the search spaces, by name.
         """
         made = {"trials": dict(trials), "spaces": dict(spaces)}
-        return Result.from_json(self._agreed("result", lambda: made | race().to_json(), made))
+        return self._agreed("result", lambda: made | race().to_json(), Result.from_json, made)
 
-    def _agreed(self, name: str, make: Callable[[], Json], alike: Json = MappingProxyType({})) -> Json:
+    def _agreed(self, name: str, make: Callable[[], Json], read: Callable[[Json], T], alike: Json = MappingProxyType({})) -> T:
         """What is kept under the name, and like ``alike`` where that says something; made by one process where nothing is."""
-        while (kept := self._kept(name, alike)) is None:
+        while (kept := self._kept(name, read, alike)) is None:
             with storage_errors(self._storage):
                 lease = Lease.take(self._study, name)
             if lease is None:
@@ -96,7 +96,7 @@ class Finals:
                 continue
             try:
                 # Another may have made it while this one came to its turn.
-                if self._kept(name, alike) is None:
+                if self._kept(name, read, alike) is None:
                     made = make()
                     with storage_errors(self._storage):
                         self._study.set_user_attr(name, made)
@@ -105,7 +105,15 @@ class Finals:
                     lease.release()
         return kept
 
-    def _kept(self, name: str, alike: Json) -> Json | None:
+    def _kept(self, name: str, read: Callable[[Json], T], alike: Json) -> T | None:
+        """None, too, of what cannot be read: it is made again."""
         with storage_errors(self._storage):
             kept = self._study.user_attrs.get(name)
-        return kept if kept is not None and alike.items() <= kept.items() else None
+        try:
+            return read(kept) if kept is not None and alike.items() <= kept.items() else None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+
+def _plans(kept: Json) -> list[Plan]:
+    return [Plan.from_json(steps) for steps in kept["plans"]]

@@ -23,6 +23,8 @@ from latune.errors import StudyError
 
 _LOCK_TIMEOUT_S = 60
 _JOURNAL = ".journal"
+# As Optuna begins each line of a journal.
+_BEGINS = b'{"op_code":'
 _ATTEMPTS = 5
 _PAUSE_S = 0.1
 
@@ -66,7 +68,9 @@ def _is_there(storage: str) -> bool:
     if not _is_url(storage):
         return Path(storage).is_file()
     url = make_url(storage)
-    return url.get_backend_name() != "sqlite" or not url.database or Path(url.database).is_file()
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
+        return True
+    return Path(url.database).is_file()
 
 
 def _is_url(storage: str | None) -> bool:
@@ -115,10 +119,17 @@ def storage_errors(storage: str | None) -> Iterator[None]:
     try:
         yield
     except (OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError, ValueError) as error:
-        where = f"the folder {paths.studies()}" if storage is None else repr(storage)
         remedy = "set LATUNE_CACHE_DIR to a folder you can write to" if storage is None else "name another with --storage"
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise StudyError(f"cannot keep evaluations in {where}: {type(error).__name__}: {line}; {remedy}") from error
+        raise _study_error("keep", storage, error, remedy) from error
+    except (LookupError, TypeError, AttributeError, AssertionError) as error:
+        remedy = "begin anew with --fresh, or remove what is there"
+        raise _study_error("read", storage, error, remedy) from error
+
+
+def _study_error(verb: str, storage: str | None, error: Exception, remedy: str) -> StudyError:
+    where = f"the folder {paths.studies()}" if storage is None else repr(storage)
+    line = next(iter(str(error).strip().splitlines()), "")
+    return StudyError(f"cannot {verb} evaluations in {where}: {type(error).__name__}: {line}; {remedy}")
 
 
 class _Journal(JournalFileBackend):
@@ -155,7 +166,7 @@ def _mend(path: Path) -> None:
     whole = text[: text.rfind(b"\n") + 1]
     records = [_is_record(line) for line in whole.splitlines()]
     # A crash may have cut the very first record.
-    if not any(records) and not b"{".startswith(text[:1]):
+    if not any(records) and text[: len(_BEGINS)] != _BEGINS[: len(text)]:
         raise ValueError(f"expected a journal at {path}, got another file; for a database give its URL, sqlite:///FILE")
     if whole != text:
         _cut_half_line(path)
@@ -166,6 +177,7 @@ def _mend(path: Path) -> None:
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        record = json.loads(line)
+        return isinstance(record, dict) and isinstance(record.get("op_code"), int)
     except (ValueError, RecursionError):
         return False

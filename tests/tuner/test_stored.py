@@ -54,6 +54,12 @@ def test_where_nothing_is_kept_there_is_nothing_and_nothing_is_made(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_database_may_be_named_by_its_uri(synthetic: ModuleType, tmp_path: Path) -> None:
+    where = f"sqlite:///file:{tmp_path / 'studies.db'}?uri=true"
+    synthetic.run(tmp_path / "unused.journal", storage=where, study_name="fwd-s0-o", trials=2)
+    assert [study.kernel for study in stored_studies("fwd-s0", where)] == ["o"]
+
+
 def test_a_storage_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(StudyError, match="NoSuchModuleError"):
         stored_studies("fwd-s0", "foo://bar")

@@ -117,12 +117,38 @@ def test_a_damaged_study_is_set_aside_and_begun_anew(synthetic: ModuleType, tmp_
     assert (tmp_path / "a.journal.damaged-1").read_bytes() == damaged
 
 
-@pytest.mark.parametrize("content", [b"SQLite format 3\0\1\2", b"my notes\nof today", b"no end"])
+@pytest.mark.parametrize(
+    "content",
+    [b"SQLite format 3\0\1\2", b"my notes\nof today", b"no end", b'{"precious": 1}', b'{\n "entries": []\n}\n', b"{}\n{}\n"],
+)
 def test_a_file_that_is_no_journal_is_left_as_it_is(synthetic: ModuleType, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "study.db").write_bytes(content)
     with pytest.raises(StudyError, match=r"expected a journal at .* sqlite:///FILE"):
         synthetic.run(tmp_path / "unused.journal", storage=str(tmp_path / "study.db"), trials=2)
     assert (tmp_path / "study.db").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"measurement":{', b'"measurement":{"extra":1,'),
+        (b'"config":{', b'"config":{"extra":1,'),
+        (b'"config":', b'"no_config":'),
+        (b'"measurement":{', b'"measurement":"x","was":{'),
+        (b'"op_code":4', b'"op_code":99'),
+    ],
+)
+def test_evaluations_that_cannot_be_read_are_one_line_with_a_remedy(
+    synthetic: ModuleType, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    """Such as another version's."""
+    journal = tmp_path / "a.journal"
+    synthetic.run(journal, trials=3)
+    content = journal.read_bytes()
+    assert old in content
+    journal.write_bytes(content.replace(old, new))
+    with pytest.raises(StudyError, match=r"cannot (read|keep) evaluations in .*a\.journal"):
+        synthetic.run(journal, trials=3)
 
 
 def test_a_config_that_two_runs_evaluated_counts_once(synthetic: ModuleType, tmp_path: Path) -> None:
