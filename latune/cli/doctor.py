@@ -11,7 +11,7 @@ from latune import paths
 from latune.cache.entry import Entry
 from latune.cache.store import read_cache, read_entries
 from latune.cli.checkup import CheckUp
-from latune.cli.entries import entries_alike, entries_of
+from latune.cli.entries import entries_alike, entries_of, serving
 from latune.cli.options import (
     DurationType,
     chosen_shapes,
@@ -25,7 +25,6 @@ from latune.cli.output import print_json, say
 from latune.cli.presets import DEFAULT_PRESET
 from latune.cli.session import warn_of_a_shared_device
 from latune.cli.shapes import Shape
-from latune.codegen.render import plan_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.tuner.doctor import check_up, in_turns, raced_plans
@@ -103,7 +102,7 @@ def _serving(gpu: Gpu, shapes: Sequence[Shape], preset: str | None) -> list[Entr
         listed = f"`latune show --gpu {gpu.name}` lists those there are"
         raise LatuneError(f"no entries for the preset {preset} on {gpu.title}: tune it, or name other shapes; {listed}")
     buckets = dict.fromkeys(entry.bucket for entry in meant)
-    return [next((entry for entry in known[bucket] if entry.is_current(plan_sha256)), known[bucket][0]) for bucket in buckets]
+    return [serving(known[bucket]) for bucket in buckets]
 
 
 def _compiled_ahead(entries: Sequence[Entry], target: Target) -> Iterator[Entry]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from latune.cache.entry import Entry
-from latune.cache.store import read_cache
+from latune.cache.store import read_entries
 from latune.cli.output import say
 from latune.cli.shapes import Shape
+from latune.codegen.render import plan_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.ops.dispatch import tune_command
@@ -20,20 +21,26 @@ def entries_of(gpu: Gpu, shapes: Sequence[Shape]) -> list[Entry]:
     Raises:
         LatuneError: there is none, of the GPU or of a shape.
     """
-    entries = list(read_cache(gpu).entries.values())
+    known = read_entries(gpu)
     if not shapes:
-        if not entries:
+        if not known:
             raise LatuneError(f"no entries for {gpu.title}: tune it with `latune tune --gpu {gpu.name}`")
-        return entries
+        return [serving(entries) for entries in known.values()]
     found: dict[Entry, None] = {}
     for shape in shapes:
-        alike = entries_alike(entries, shape)
+        alike = [serving(known[first.bucket]) for first in entries_alike((first for first, *_ in known.values()), shape)]
         if not alike:
             raise LatuneError(
                 f"no entries for {shape} on {gpu.title}: `latune tune --gpu {gpu.name} --shape {shape}` makes them"
             )
         found |= dict.fromkeys(alike)
     return list(found)
+
+
+def serving(entries: Sequence[Entry]) -> Entry:
+    """Of those of one bucket the first that is current, or the first if none is."""
+    first, *others = entries
+    return next((entry for entry in entries if entry.is_current(plan_sha256)), first) if others else first
 
 
 def entries_alike(entries: Iterable[Entry], shape: Shape) -> list[Entry]:

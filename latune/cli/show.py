@@ -8,7 +8,8 @@ import click
 
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
-from latune.cache.store import read_cache
+from latune.cache.store import read_entries
+from latune.cli.entries import serving
 from latune.cli.options import (
     chosen_gpu,
     decay_option,
@@ -66,7 +67,7 @@ def show(
 
 
 def _show_entries(gpu: Gpu, as_json: bool) -> None:
-    entries = list(read_cache(gpu).entries.values())
+    entries = [serving(entries) for entries in read_entries(gpu).values()]
     if as_json:
         listed = [{**entry.to_json(), "current": entry.is_current(plan_sha256)} for entry in entries]
         print_json({"gpu": gpu.name, "entries": listed})

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 from entries import valid_entry
 
+from latune import paths
+from latune.cache.device import DeviceCache
 from latune.cache.entry import Entry
-from latune.cache.store import write_entries
+from latune.cache.store import cache_path, write_entries
 from latune.cli import verify as command
 from latune.codegen.space import load_space
 from latune.config import Config
@@ -50,6 +52,18 @@ def measured(own_cache, monkeypatch):
 
     monkeypatch.setattr(command, "open_target", open_target)
     return answers
+
+
+def test_the_entry_that_serves_is_listed_and_run_not_a_stale_one_ahead_of_it(measured, run, monkeypatch, tmp_path):
+    """A user's, of before an upgrade; of what nothing current serves, the first."""
+    stale = [replace(_entry(seqlen), template_sha256="0" * 64) for seqlen in (256, 512)]
+    monkeypatch.setattr(paths, "shipped_cache", lambda: tmp_path / "shipped")
+    write_entries(H200, [_entry(256)], tmp_path / "shipped")
+    cache_path(paths.user_cache(), H200).write_text(DeviceCache.of(H200, stale).to_text(), encoding="utf-8")
+    listed = json.loads(run("show", "--gpu", "h200", "--json").stdout)["entries"]
+    assert {entry["bucket"]["seqlen"]: entry["current"] for entry in listed} == {256: True, 512: False}
+    result = run("verify", "--gpu", "h200", "--shape", "1,4,256,64", "--json")
+    assert [entry["verdict"] for entry in json.loads(result.stdout)["entries"]] == ["ok"] and result.exit_code == 0
 
 
 def test_every_entry_is_run_and_a_wrong_one_fails(measured, run):
