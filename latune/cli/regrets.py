@@ -9,8 +9,9 @@ from pathlib import Path
 
 from latune import paths
 from latune.cache import disk
+from latune.cache.store import brief
 from latune.cli.output import json_text, make_folder, say, write_text
-from latune.codegen.templates import templates_sha256
+from latune.codegen.templates import generator_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
 from latune.tuner.regret import Regret
@@ -18,7 +19,7 @@ from latune.tuner.regret import Regret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegretFile:
-    """The regrets of one GPU, of one kind of evidence and of today's templates.
+    """The regrets of one GPU, of one kind of evidence and of what generates today.
 
     Attributes:
         evidence: ``measured`` or ``static``.
@@ -78,7 +79,7 @@ class RegretFile:
         return {
             "gpu": self.gpu.name,
             "evidence": self.evidence,
-            "templates_sha256": templates_sha256(),
+            "templates_sha256": generator_sha256(),
             "median": statistics.median(regret.share for regret in regrets),
             "worst": {"problem": worst.problem, "regret": worst.share},
             "regrets": [regret.to_json() for regret in regrets],
@@ -87,7 +88,7 @@ class RegretFile:
 
 def _made(gpu: Gpu, evidence: str) -> tuple[str, str, str]:
     """What the regrets of one file have in common."""
-    return gpu.name, evidence, templates_sha256()
+    return gpu.name, evidence, generator_sha256()
 
 
 def _set_aside(path: Path, error: LatuneError) -> None:
@@ -113,6 +114,6 @@ def _read(path: Path) -> tuple[tuple[str, str, str] | None, dict[str, Regret]]:
     except FileNotFoundError:
         return None, {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        what = f"expected what `latune regret` wrote, got {error!r}"
+        what = f"expected what `latune regret` wrote, got {type(error).__name__}: {brief(error)}"
         raise LatuneError(f"{path}: {what}; name another file, or remove it") from error
     return made, {regret.problem: regret for regret in regrets}

@@ -68,6 +68,13 @@ def test_a_file_of_something_else_is_not_written_over(run, tmp_path, text, words
     assert path.read_text(encoding="utf-8") == text
 
 
+def test_a_file_that_is_no_text_is_named_in_a_short_line(run, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(b"\xff" * 50_000)
+    result = run("regret", *SHAPES, "--json", str(path))
+    assert result.exit_code == 1 and "UnicodeDecodeError" in result.stderr and len(result.stderr) < 1000
+
+
 def test_a_damaged_file_under_the_cache_root_is_set_aside_and_in_nobodys_way(tmp_path, capsys):
     kept = tmp_path / "root" / "regrets" / "nvidia-a100-static.json"
     fields = {"step": "exact", "served": "x", "served_ms": 1.1, "tuned_ms": 1.0, "served_plan": "o", "tuned_plan": "o"}
@@ -131,7 +138,7 @@ def test_what_was_kept_of_other_templates_is_forgotten(tmp_path, monkeypatch):
     fields = {"step": "exact", "served": "x", "served_ms": 1.1, "tuned_ms": 1.0, "served_plan": "o", "tuned_plan": "o"}
     old, new, newest = (Regret(problem=problem, **fields) for problem in ("old", "new", "newest"))
     RegretFile.kept(A100, "static").add(old)
-    monkeypatch.setattr(regrets, "templates_sha256", lambda: "other")
+    monkeypatch.setattr(regrets, "generator_sha256", lambda: "other")
     RegretFile.kept(A100, "static").add(new)
     RegretFile.kept(A100, "static").add(newest)
     assert RegretFile.kept(A100, "static").by_problem == {"new": new, "newest": newest}
