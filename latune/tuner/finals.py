@@ -98,6 +98,7 @@ class Finals:
                 # Another may have made it while this one came to its turn.
                 if self._kept(name, read, alike) is None:
                     made = make()
+                    read(made)  # raises here, rather than be made for ever
                     with storage_errors(self._storage):
                         self._study.set_user_attr(name, made)
             finally:
