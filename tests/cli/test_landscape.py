@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -57,7 +58,9 @@ def test_it_is_recorded_and_searched(run, arguments, tmp_path):
     assert (found["strategy"], found["configs"], found["trials"], len(found["shares"])) == ("random", 8, [1, 1], 2)
 
 
-def test_what_is_no_landscape_is_refused(run, tmp_path):
-    (tmp_path / "x.gz").write_bytes(b"no")
+@pytest.mark.parametrize("content", [b"no", gzip.compress(b'"\xff' * 20_000)], ids=["no gzip", "no JSON"])
+def test_what_is_no_landscape_is_refused(run, tmp_path, content):
+    (tmp_path / "x.gz").write_bytes(content)
     result = run("landscape", "replay", str(tmp_path / "x.gz"))
     assert result.exit_code == 1 and "expected a landscape of schema 1" in result.stderr and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and len(result.stderr) < 700

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from latune.cache.store import brief
 from latune.config import Config
-from latune.errors import LandscapeError
-from latune.gpu import Gpu
-from latune.problem import Problem
+from latune.errors import LandscapeError, SpaceError
 from latune.tuner.landscapes.landscape import Landscape, Point
+from latune.tuner.landscapes.reading import PLAIN, SCHEMA, read_begun, read_nodes, read_points
 
-_SCHEMA = 1
-_PLAIN = ("kernel", "space_yaml", "evidence", "bandwidth_gbps", "toolchain", "templates_sha256")
 # What a file begins with.
-_FIRST = f'{{"schema":{_SCHEMA},'.encode()
-_MISTAKES = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError)
+_FIRST = f'{{"schema":{SCHEMA},'.encode()
+_MISTAKES = (OSError, EOFError, zlib.error, ValueError, RecursionError, SpaceError)
 
 
 def write_landscape(landscape: Landscape, path: Path) -> None:
@@ -45,11 +43,13 @@ def read_landscape(path: Path) -> Landscape:
         LandscapeError: the file cannot be read, is no landscape, or lacks configs of its space.
     """
     try:
-        landscape = _parsed(gzip.decompress(path.read_bytes()).splitlines())
-        configs = landscape.grid.configs
+        header, *points = read_nodes(gzip.decompress(path.read_bytes()))
+        begun = read_begun(header)
+        landscape = replace(begun, points=read_points(points, begun))
+        configs = begun.grid.configs
     except _MISTAKES as error:
         raise _no_landscape(path, error) from error
-    if tuple(landscape.by_config) != configs:
+    if tuple(point.config for point in landscape.points) != configs:
         raise LandscapeError(
             f"{path}: expected the {len(configs)} configs of its space, got {len(landscape.points)}, or others; record it anew"
         )
@@ -78,16 +78,12 @@ class Recording:
             if not whole and _FIRST.startswith(text[: len(_FIRST)]):
                 self._write([_header(begun)])
                 return
-            found = _parsed(whole.splitlines())
+            header, *points = read_nodes(whole)
+            _check_same(path, read_begun(header), begun)
+            self.points = {point.config: point for point in read_points(points, begun)}
             os.truncate(path, len(whole))
         except _MISTAKES as error:
             raise _no_landscape(path, error) from error
-        if _identity(found) != _identity(begun):
-            raise LandscapeError(
-                f"{path} holds what was recorded of {found}, or by other templates, another space or another Triton: "
-                "name another file, or begin anew with --fresh"
-            )
-        self.points = dict(found.by_config)
 
     def add(self, point: Point) -> None:
         """Keeps one more point.
@@ -111,22 +107,21 @@ class Recording:
             raise LandscapeError(f"cannot write {self._path}: {error.strerror}; give a path you can write to") from error
 
 
-def _parsed(lines: list[bytes]) -> Landscape:
-    header, *points = map(json.loads, lines)
-    if header["schema"] != _SCHEMA:
-        raise ValueError(f"schema {header['schema']!r}")
-    plain = {name: header[name] for name in _PLAIN}
-    points = tuple(Point.from_json(point) for point in points)
-    return Landscape(problem=Problem(**header["problem"]), gpu=Gpu(**header["gpu"]), points=points, **plain)
-
-
 def _header(landscape: Landscape) -> dict[str, object]:
-    plain = {name: getattr(landscape, name) for name in _PLAIN}
-    return {"schema": _SCHEMA, "problem": asdict(landscape.problem), "gpu": landscape.gpu.to_json(), **plain}
+    plain = {name: getattr(landscape, name) for name in PLAIN}
+    return {"schema": SCHEMA, "problem": asdict(landscape.problem), "gpu": landscape.gpu.to_json(), **plain}
 
 
 def _line(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def _check_same(path: Path, found: Landscape, begun: Landscape) -> None:
+    if _identity(found) != _identity(begun):
+        raise LandscapeError(
+            f"{path} holds what was recorded of {found}, or of other generated code, another space or another Triton: "
+            "name another file, or begin anew with --fresh"
+        )
 
 
 def _identity(landscape: Landscape) -> Landscape:
@@ -136,5 +131,5 @@ def _identity(landscape: Landscape) -> Landscape:
 
 
 def _no_landscape(path: Path, error: Exception) -> LandscapeError:
-    expected = f"a landscape of schema {_SCHEMA}, as `latune landscape record` writes"
-    return LandscapeError(f"{path}: expected {expected}, got {error!r}; record it anew")
+    expected = f"a landscape of schema {SCHEMA}, as `latune landscape record` writes"
+    return LandscapeError(f"{path}: expected {expected}, got: {brief(error)}; record it anew")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from latune.cache.resources import Resources
 from latune.codegen.space import Space
 from latune.codegen.space_file import parse_space_file
 from latune.config import Config
+from latune.errors import SpaceError
 from latune.gpu import Gpu
 from latune.measurement import Measurement
 from latune.plan import KERNELS
@@ -34,6 +36,10 @@ class Point:
     raced_ms: tuple[float, ...] = ()
     resources: tuple[Resources, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.raced_ms and not self.measurement.ok:
+            raise ValueError(f"raced_ms: expected none of a config that is not ok, got {len(self.raced_ms)}")
+
     @property
     def time_ms(self) -> float | None:
         """The best that is known of its time; None unless it is ok."""
@@ -49,15 +55,6 @@ class Point:
             "resources": [asdict(resources) for resources in self.resources],
         }
 
-    @classmethod
-    def from_json(cls, fields: Mapping) -> Point:
-        return cls(
-            config=Config.from_json(fields["config"]),
-            measurement=Measurement.from_json(fields["measurement"]),
-            raced_ms=tuple(fields["raced_ms"]),
-            resources=tuple(Resources(**resources) for resources in fields["resources"]),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape:
@@ -68,6 +65,7 @@ class Landscape:
         space_yaml: the search space's file as it was when it was recorded.
         bandwidth_gbps: measured copy bandwidth of the GPU, reads and writes counted.
         toolchain: versions of what the times depend on.
+        templates_sha256: of what generates its kernels, ``templates.generator_sha256``; in older files of the templates alone.
         points: in the order of the grid.
     """
 
@@ -81,6 +79,11 @@ class Landscape:
     templates_sha256: str
     points: tuple[Point, ...] = ()
 
+    def __post_init__(self) -> None:
+        known = [kernel.name for kernel in KERNELS.values() if kernel.direction == self.problem.direction]
+        if self.kernel not in known:
+            raise ValueError(f"kernel: expected one of {', '.join(known)} for {self.problem.direction}, got {self.kernel!r}")
+
     @cached_property
     def grid(self) -> Grid:
         return Grid(self.space, self.problem, self.gpu, KERNELS[self.kernel])
@@ -88,8 +91,7 @@ class Landscape:
     @property
     def space(self) -> Space:
         """As it was recorded: what the shipped one has become since has no part in it."""
-        name, path = KERNELS[self.kernel].space, Path("space_yaml")
-        return Space.of(name, parse_space_file(self.space_yaml, path), path)
+        return _space(KERNELS[self.kernel].space, self.space_yaml)
 
     @cached_property
     def by_config(self) -> dict[Config, Point]:
@@ -110,3 +112,13 @@ class Landscape:
 
     def __str__(self) -> str:
         return f"{self.problem} {self.kernel} {self.gpu.name}"
+
+
+@functools.lru_cache(maxsize=8)
+def _space(name: str, space_yaml: str) -> Space:
+    """Read once: that takes 0.3 s, and a landscape is made of another when it gets its points."""
+    path = Path("space_yaml")
+    file = parse_space_file(space_yaml, path)
+    if file.kernel != name:
+        raise SpaceError(f"{path}: kernel: expected {name!r}, got {file.kernel!r}")
+    return Space.of(name, file, path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from latune.codegen.templates import templates_sha256
+from latune.codegen.templates import generator_sha256
 from latune.config import Config
 from latune.tuner.evaluators import Evaluator
 from latune.tuner.grid import Grid
@@ -75,7 +75,7 @@ def _begun(grid: Grid, evaluate: Evaluator) -> Landscape:
         evidence=evaluate.evidence,
         bandwidth_gbps=evaluate.bandwidth_gbps,
         toolchain=dict(evaluate.toolchain),
-        templates_sha256=templates_sha256(),
+        templates_sha256=generator_sha256(),
     )
 
 
@@ -93,7 +93,10 @@ def _left(grid: Grid, measured: Collection[Config], evaluate: Evaluator) -> Iter
 def _point(grid: Grid, config: Config, evaluate: Evaluator) -> Point:
     plan = grid.plan(config)
     measurement = evaluate(plan)
-    return Point(config=config, measurement=measurement, resources=evaluate.resources(plan) if measurement.ok else ())
+    # The line of a compiler or a driver may hold what a file's reader refuses.
+    detail = "".join(char if char.isprintable() else " " for char in measurement.detail)
+    resources = evaluate.resources(plan) if measurement.ok else ()
+    return Point(config=config, measurement=replace(measurement, detail=detail), resources=resources)
 
 
 def _raced(grid: Grid, points: Mapping[Config, Point], evaluate: Evaluator) -> tuple[Point, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from latune.cache.entry import TOOLCHAIN
 from latune.cache.resources import Resources
 from latune.config import Config
 from latune.measurement import Measurement
@@ -33,7 +34,7 @@ class Judge:
 
     def __init__(self, synthetic) -> None:
         self.gpu = synthetic.GPU
-        self.toolchain = {"triton": "3.6.0", "protocol": "measured-2", "driver": "580"}
+        self.toolchain = dict.fromkeys(TOOLCHAIN) | {"triton": "3.6.0", "protocol": "measured-2", "driver": "580"}
         self.asked: list[Config] = []
         self.raced: list[Config] = []
         self.prepared: list[Config] = []
