@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,20 +143,23 @@ def serve(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 @pytest.fixture
-def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Called with a choice: no module with it launches from then on, but by replays."""
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[weakref.ref[OutOfResources]]]:
+    """Called with a choice: no module with it launches from then on, but by replays. Returns what refers to the errors."""
 
-    def refusing(choice: str) -> None:
+    def refusing(choice: str) -> list[weakref.ref[OutOfResources]]:
+        errors = []
         launch = JITFunction.run
 
         def run(jit, *arguments, **options):  # type: ignore[no-untyped-def]
             if f" {choice} " in Path(jit.fn.__code__.co_filename).read_text():
                 # A cycle of error and frame, as compilers leave some.
                 error = OutOfResources(300_000, 232_448, "shared memory")
+                errors.append(weakref.ref(error))
                 raise error
             return launch(jit, *arguments, **options)
 
         monkeypatch.setattr(JITFunction, "run", run)
+        return errors
 
     return refusing
 
