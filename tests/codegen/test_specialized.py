@@ -114,17 +114,6 @@ def test_states_that_are_handed_on_borrow_no_memory(problem_of: ProblemOf, plan_
     assert ("borrow" in render(problem_of("bwd"), Plan(tuple(steps))).text) == lent
 
 
-@pytest.mark.parametrize("algorithm", ["split", "cooperative", "balanced"])
-def test_states_in_memory_that_is_lent_are_fp32(problem_of: ProblemOf, plan_of: PlanOf, algorithm: str) -> None:
-    """The output that lends it is of 16 bits: a gradient of the initial state, stored by the same code, would not compile."""
-    given = {"algorithm": "split", "segment_states": "given", "given_layout": "transposed"}
-    forms = (("dk", {"algorithm": algorithm}), ("dv", {"algorithm": algorithm}), ("dq", given))
-    plan = Plan(tuple(step for name, form in forms for step in plan_of(name, **SPECIALIZED, **form).steps))
-    problem = problem_of("bwd", has_initial_state=True, head_dim_k=64, head_dim_v=64)
-    assert render(problem, plan).text.count("segment_states.to(gl.pointer_type(gl.float32))") >= 2
-    assert all(kernel.binary_sha256 for kernel in build(problem, plan, find_gpu("h200")).kernels)
-
-
 @pytest.mark.parametrize("algorithm", BY_ALL)
 @pytest.mark.parametrize(
     ("form", "most", "most_of_shares"),
