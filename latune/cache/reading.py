@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import reprlib
 from dataclasses import fields
+from typing import TypeVar
 
 from latune.cache.node import Node
 from latune.config import Config
 from latune.gpu import ARCHITECTURES, CATALOGUE, Gpu
 from latune.measurement import Measurement
 from latune.plan import Plan, Step
-from latune.problem import Bucket
+from latune.problem import Bucket, Problem
+
+Call = TypeVar("Call", Bucket, Problem)
 
 
 @functools.cache
@@ -48,14 +51,24 @@ def _check_identity(where: str, listed: Gpu, gpu: Gpu) -> None:
 
 
 def read_bucket(node: Node) -> Bucket:
-    found = node.fields(*_keys(Bucket))
-    bucket = Bucket(
-        **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
-        **{name: found[name].integer(1) for name in ("batch_heads", "seqlen", "head_dim_k", "head_dim_v")},
-        **{name: found[name].flag() for name in ("has_initial_state", "needs_final_state", "varlen")},
-    )
+    bucket = _read_call(node, Bucket, "batch_heads")
     node.make(bucket.problem)
     return bucket
+
+
+def read_problem(node: Node) -> Problem:
+    return _read_call(node, Problem, "batch", "num_heads")
+
+
+def _read_call(node: Node, kind: type[Call], *heads: str) -> Call:
+    """A bucket or a problem, which say otherwise how many heads there are."""
+    found = node.fields(*_keys(kind))
+    return node.make(
+        kind,
+        **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
+        **{name: found[name].integer(1) for name in (*heads, "seqlen", "head_dim_k", "head_dim_v")},
+        **{name: found[name].flag() for name in ("has_initial_state", "needs_final_state", "varlen")},
+    )
 
 
 def read_plan(node: Node) -> Plan:

@@ -9,10 +9,9 @@ from dataclasses import fields
 
 from latune.cache.entry import TOOLCHAIN
 from latune.cache.node import Node
-from latune.cache.reading import read_gpu, read_measurement
+from latune.cache.reading import read_gpu, read_measurement, read_problem
 from latune.cache.resources import Resources
 from latune.config import Config
-from latune.problem import Problem
 from latune.tuner.landscapes.landscape import Landscape, Point
 
 SCHEMA = 1
@@ -43,22 +42,12 @@ def read_begun(header: Node) -> Landscape:
     found = header.fields("schema", "problem", "gpu", *PLAIN)
     return header.make(
         Landscape,
-        problem=_problem(found["problem"]),
+        problem=read_problem(found["problem"]),
         gpu=read_gpu(found["gpu"]),
         space_yaml=_lines(found["space_yaml"]),
         bandwidth_gbps=found["bandwidth_gbps"].positive(),
         toolchain={name: version.optional(Node.text) for name, version in found["toolchain"].fields(*TOOLCHAIN).items()},
         **{name: found[name].text() for name in ("kernel", "evidence", "templates_sha256")},
-    )
-
-
-def _problem(node: Node) -> Problem:
-    found = node.fields(*(member.name for member in fields(Problem)))
-    return node.make(
-        Problem,
-        **{name: found[name].text() for name in ("op", "direction", "decay", "dtype")},
-        **{name: found[name].integer(1) for name in ("batch", "num_heads", "seqlen", "head_dim_k", "head_dim_v")},
-        **{name: found[name].flag() for name in ("has_initial_state", "needs_final_state", "varlen")},
     )
 
 
@@ -70,6 +59,7 @@ def _lines(node: Node) -> str:
 
 
 def read_points(nodes: Iterable[Node], landscape: Landscape) -> tuple[Point, ...]:
+    """Those of the landscape that the lines hold, each of a config of its space."""
     known = {_text(config.to_json()): config for config in landscape.grid.configs}
     return tuple(_point(node, known) for node in nodes)
 
