@@ -22,7 +22,7 @@ _FLUSH_BYTES = 512 * 2**20
 _HOST_SAMPLES = 5
 _HOST_SLACK = 1.5
 _GPU_SAMPLES = (3, 20)
-_GPU_SAMPLES_US = 1e5
+_GPU_SAMPLES_MS = 100
 # A call of shapes that are new may be recorded, and repeated from the third on.
 _WARM_UPS = 3
 _MOST_FLUSHES = 40
@@ -92,9 +92,9 @@ class Stopwatch:
 
     def host(self, call: Callable[[], object], unit_us: float) -> HostTime:
         """The host's time of a call that has run before."""
+        # Before the row of calls, behind which the GPU's clock may have been lowered for its power.
+        gpu = self._graph_us(call)
         wall = wall_us(call, torch.cuda.synchronize)
-        fewest, most = _GPU_SAMPLES
-        gpu = self._graph_us(call, samples=min(max(fewest, int(_GPU_SAMPLES_US / wall)), most))
         busy = gpu if gpu is not None else 1e3 * median(self._launches(call)(_HOST_SAMPLES))
         return HostTime(unit_us=unit_us, wall_us=wall, gpu_us=gpu, gpu_bound=is_gpu_bound(busy, wall))
 
@@ -111,12 +111,16 @@ class Stopwatch:
         """Gives cached memory back, after a call that ran out of it."""
         torch.cuda.empty_cache()
 
-    def _graph_us(self, call: Callable[[], object], samples: int) -> float | None:
+    def _graph_us(self, call: Callable[[], object]) -> float | None:
         """The GPU's time of the call, replayed from a CUDA graph; None where it cannot be captured."""
         for _ in range(_WARM_UPS):
             call()
         sample = self._replays([call])
-        return None if sample is None else 1e3 * median(sample(samples))
+        if sample is None:
+            return None
+        (first_ms,) = sample(1)
+        fewest, most = _GPU_SAMPLES
+        return 1e3 * median(sample(min(max(fewest, int(_GPU_SAMPLES_MS / first_ms)), most)))
 
     def _replays(self, calls: Sequence[Callable[[], object]]) -> Sample | None:
         # A graph that is part of a cycle, and with it the memory that it has saved, is there until it is collected.
