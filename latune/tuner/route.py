@@ -130,8 +130,8 @@ class Route:
             pending = done if len(done) == self.batch else self._batch(number - 1, trials)
         size = max(min(self.batch, self.total - begun), 0)
         chosen = list(islice(self._untried(known, pending), size))
-        if not chosen and number and len(trials) >= begun and not self.is_settled(trials[:begun]):
-            # What was settled when the last batch was chosen, that has unsettled.
+        if not chosen and number and len(trials) >= begun:
+            # What was settled when the last batch was chosen, that may have unsettled, or changed the best three.
             return list(islice(self._untried(trials[:begun], []), size))
         return chosen
 

@@ -219,15 +219,23 @@ def test_while_nothing_is_correct_there_is_no_end_to_patience(grid: Grid) -> Non
     assert not route.is_settled([*failed, correct]) and route.is_settled([*failed, correct, *failed[:5]])
 
 
+@pytest.mark.parametrize("share", [0.5, 0.999], ids=["better", "tied"])
 @pytest.mark.parametrize("batch", [4, 12])
-def test_a_last_batch_that_finds_better_is_not_the_last(synthetic: ModuleType, grid: Grid, batch: int) -> None:
+def test_a_last_batch_that_changes_the_best_three_is_not_the_last(
+    synthetic: ModuleType, grid: Grid, batch: int, share: float
+) -> None:
+    """Where it finds what is better, and where it finds no more than a tie, with which the search stays settled."""
     route = Route(grid=grid, starts=(grid.default,), trials=200, seed=0, batch=batch, patience=30)
     trials = evaluated(synthetic, route)
     assert len(trials) % batch == 0 and route.following(trials) == {}
-    found = replace(trials[-1], measurement=Measurement(outcome="ok", median_ms=0.5))
-    following = route.following([*trials[:-1], found])
     tried = {trial.config for trial in trials}
-    assert set(following) & set(grid.neighbours(found.config)) or tried.issuperset(grid.neighbours(found.config))
+    last = next(i for i in range(-batch, 0) if not tried.issuperset(grid.neighbours(trials[i].config)))
+    best_ms = min(trial.measurement.median_ms or 9 for trial in trials)
+    found = replace(trials[last], measurement=Measurement(outcome="ok", median_ms=share * best_ms))
+    changed = [found if trial is trials[last] else trial for trial in trials]
+    assert route.is_settled(changed) == (share > 0.99)
+    following = route.following(changed)
+    assert set(following) & set(grid.neighbours(found.config))
     assert len(following) == batch and not set(following) & tried
 
 
