@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from queue import Empty, PriorityQueue, SimpleQueue
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 from typing import Protocol, cast
 
 from latune.codegen.build import Build, build, hash_triton
@@ -17,6 +16,7 @@ from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem
+from latune.tuner.backlog import Backlog
 from latune.tuner.cases import small_problems
 from latune.tuner.jobs import Failure, Start
 from latune.tuner.process import Process, UntakenError
@@ -37,6 +37,12 @@ class Compile:
     problem: Problem
     plan: Plan
     gpu: Gpu
+
+    @property
+    def kernels(self) -> frozenset[Hashable]:
+        """What is compiled here and, alike, for other plans, and for other buckets that differ in batch, heads or length."""
+        form = replace(self.problem.bucket(), batch_heads=1, seqlen=1)
+        return frozenset((form, step, self.gpu) for step in self.plan.steps)
 
 
 class Builder(Protocol):
@@ -80,10 +86,7 @@ class ParallelBuilder:
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(self.workers)
         self._futures: dict[Compile, Future[Build]] = {}
-        self._waiting: dict[Compile, bool] = {}
-        """Whether it is urgent, of what no thread has taken yet."""
-        self._queue: PriorityQueue[tuple[bool, int, Compile]] = PriorityQueue()
-        self._numbers = itertools.count()
+        self._backlog: Backlog[Compile] = Backlog()
         self._lock = threading.Lock()
         self._idle: SimpleQueue[Process] = SimpleQueue()
         self._coming_up: SimpleQueue[Process] = SimpleQueue()
@@ -128,23 +131,23 @@ class ParallelBuilder:
             future = self._futures.get(job)
             if future is None:
                 future = self._futures[job] = Future()
-                self._enqueue(job, urgent)
-            elif urgent and self._waiting.get(job) is False:
-                self._enqueue(job, urgent)
+                self._backlog.add(job, job.kernels, urgent=urgent)
+                self._threads.submit(self._serve_the_first)
+            elif urgent:
+                self._backlog.hurry(job)
         return future
 
-    def _enqueue(self, job: Compile, urgent: bool) -> None:
-        """A job that has become urgent is in the queue twice, and taken once."""
-        self._waiting[job] = urgent
-        self._queue.put((not urgent, next(self._numbers), job))
-        self._threads.submit(self._serve_the_first)
-
     def _serve_the_first(self) -> None:
-        *_, job = self._queue.get_nowait()
         with self._lock:
-            is_taken = self._waiting.pop(job, None) is None
-        future = self._futures[job]
-        if is_taken or not future.set_running_or_notify_cancel():
+            job = self._backlog.take()
+        try:
+            self._serve(job, self._futures[job])
+        finally:
+            with self._lock:
+                self._backlog.done(job)
+
+    def _serve(self, job: Compile, future: Future[Build]) -> None:
+        if not future.set_running_or_notify_cancel():
             return
         try:
             future.set_result(self._compile(job))

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -78,6 +79,38 @@ def test_what_is_asked_for_comes_before_what_may_be_later(fake_builds: ModuleTyp
         builds = [builder(PROBLEM, one, GPU) for one in (later_still, later, wanted, soon, first)]
     assert len({id(build) for build in builds}) == 5
     assert compiled[:3] == [first, soon, wanted] and sorted(compiled[3:]) == sorted([later, later_still])
+
+
+def test_plans_that_share_kernels_do_not_compile_them_side_by_side(
+    fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do those of other buckets of the same kernels; the second finds in Triton's cache what the first has left there."""
+    a, b, c = (fake_builds.one("o", fake_builds.config(num_warps=warps)) for warps in (1, 2, 4))
+    longer = replace(PROBLEM, seqlen=4096, num_heads=8)
+    compiled: list[Compile] = []
+    go_on = {plan_: threading.Event() for plan_ in (a, b, c)}
+    go_on[c].set()
+    both_at_work = threading.Barrier(3)
+
+    def compile_(self: ParallelBuilder, job: Compile) -> Build:
+        compiled.append(job)
+        if job.problem == PROBLEM:
+            both_at_work.wait(60)
+        assert go_on[job.plan].wait(60)
+        return fake_builds.build(job.problem, job.plan, job.gpu)
+
+    monkeypatch.setattr(ParallelBuilder, "_compile", compile_)
+    with ParallelBuilder(workers=2) as builder:
+        builder.prepare(PROBLEM, [a, b], GPU)
+        both_at_work.wait(60)
+        builder.prepare(longer, [a, c], GPU)
+        go_on[b].set()
+        builder(longer, c, GPU)
+        go_on[a].set()
+        builder(longer, a, GPU)
+    of_a = Compile(problem=PROBLEM, plan=a, gpu=GPU).kernels
+    assert compiled[2].plan == c and compiled[3].kernels == of_a
+    assert not Compile(problem=replace(PROBLEM, dtype="fp16"), plan=a, gpu=GPU).kernels & of_a
 
 
 def test_threads_that_ask_for_one_plan_share_its_build(fake_builds: ModuleType) -> None:
