@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Protocol, cast
 
@@ -18,7 +17,7 @@ from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.backlog import Backlog
 from latune.tuner.cases import small_problems
-from latune.tuner.jobs import Failure, Start
+from latune.tuner.jobs import Compile, Failure, Start
 from latune.tuner.process import Process, UntakenError
 
 COMPILER = "latune.tuner.builders:start"
@@ -28,21 +27,6 @@ VERIFIED_COMPILER = "latune.tuner.builders:start_verified"
 _TIMEOUT_S = 180.0
 # Compilers fill all cores: the process that feeds the GPU, and the one that chooses what to try, must not wait for one.
 _NICENESS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compile:
-    """Asks a compiler process for a ``Build``."""
-
-    problem: Problem
-    plan: Plan
-    gpu: Gpu
-
-    @property
-    def kernels(self) -> frozenset[Hashable]:
-        """What is compiled here and, alike, for other plans, and for other buckets that differ in batch, heads or length."""
-        form = replace(self.problem.bucket(), batch_heads=1, seqlen=1)
-        return frozenset((form, step, self.gpu) for step in self.plan.steps)
 
 
 class Builder(Protocol):

@@ -1,10 +1,12 @@
-"""What the parent and its worker process say to each other: metadata only, never a tensor."""
+"""What the parent and its processes, compilers and the one on the GPU, say to each other: metadata only, never a tensor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from latune.gpu import Gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
@@ -34,6 +36,21 @@ class Ready:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """Comes before every answer: the process has the job, and what befalls it from here on is the job's doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compile:
+    """Asks a compiler for a ``Build``."""
+
+    problem: Problem
+    plan: Plan
+    gpu: Gpu
+
+    @property
+    def kernels(self) -> frozenset[Hashable]:
+        """What is compiled here and, alike, for other plans, and for other buckets that differ in batch, heads or length."""
+        form = replace(self.problem.bucket(), batch_heads=1, seqlen=1)
+        return frozenset((form, step, self.gpu) for step in self.plan.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from latune.codegen.build import Build, build
 from latune.codegen.render import Source
-from latune.tuner.builders import Compile
+from latune.tuner.jobs import Compile
 
 ABORTS = 4
 """The number of stages with which a plan aborts its compiler."""

@@ -18,8 +18,14 @@ def synthetic() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def fake_builds() -> ModuleType:
-    """``fake_builds.py``, which compiler processes also import."""
+    """``fake_builds.py``."""
     return _load("fake_builds")
+
+
+@pytest.fixture(scope="session")
+def fake_compilers() -> ModuleType:
+    """``fake_compilers.py``, which compiler processes also import."""
+    return _load("fake_compilers")
 
 
 @pytest.fixture

@@ -1,26 +1,13 @@
-"""Builds that no compiler made: their figures follow from the config, or are given.
-
-``start_*`` are runners of compiler processes, for ``ParallelBuilder(runner=...)``; the plan's BLOCK_N says what happens.
-"""
+"""Builds that no compiler made: their figures follow from the config, or are given."""
 
 from __future__ import annotations
-
-import errno
-import os
-import signal
-import threading
-from collections.abc import Callable
 
 from latune.codegen.build import Build, KernelBuild
 from latune.codegen.step_view import StepView
 from latune.config import Config
-from latune.errors import BuildError
 from latune.gpu import Gpu
 from latune.plan import Plan, Step
 from latune.problem import Problem
-from latune.tuner.builders import Compile
-
-COMPILE_ERROR, CRASH, STALL, DISK_FULL = 16, 32, 128, 256
 
 
 def config(
@@ -87,21 +74,3 @@ def _kernels(view: StepView) -> list[KernelBuild]:
     scan = kernel(f"{view.name}_scan_kernel", num_warps=4, registers=32, shared_bytes=0, programs=16 * problem.batch_heads)
     ahead = {} if view.cooperates else {"makes_checkpoints": checkpoints, "segmented": states, "scanned": scan}
     return [*(one for name, one in ahead.items() if getattr(view, name)), main]
-
-
-def start(_: int) -> Callable[[Compile], Build]:
-    """Compiles; or fails, crashes or stalls as the plan says. A binary's hash is the process that made it."""
-
-    def run(job: Compile) -> Build:
-        block_n = job.plan.steps[0].config.values()["BLOCK_N"]
-        if block_n == COMPILE_ERROR:
-            raise BuildError("o_kernel does not compile: no such layout")
-        if block_n == CRASH:
-            os.kill(os.getpid(), signal.SIGABRT)
-        if block_n == DISK_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if block_n == STALL:
-            threading.Event().wait()
-        return Build(kernels=(kernel("o_kernel", binary_sha256=str(os.getpid())),))
-
-    return run

@@ -17,8 +17,9 @@ from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu, find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import Compile, ParallelBuilder, start, start_verified
+from latune.tuner.builders import ParallelBuilder, start, start_verified
 from latune.tuner.cases import small_problems
+from latune.tuner.jobs import Compile
 from latune.tuner.process import Process
 
 GPU = find_gpu("a100")
@@ -46,12 +47,14 @@ def plan(fake_builds: ModuleType, block_n: int = 64, num_warps: int = 4) -> Plan
     return fake_builds.one("o", fake_builds.config(block_n=block_n, num_warps=num_warps))
 
 
-def made_by(build: Build) -> str:
-    return build.kernels[0].binary_sha256
+def made_by(build: object) -> str:
+    """The id of the fake compiler that answered."""
+    assert isinstance(build, str)
+    return build
 
 
 def test_each_plan_is_compiled_once(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         builder.prepare(PROBLEM, [plan(fake_builds)], GPU)
         first = builder(PROBLEM, plan(fake_builds), GPU)
         assert builder(PROBLEM, plan(fake_builds), GPU) is first
@@ -114,7 +117,7 @@ def test_plans_that_share_kernels_do_not_compile_them_side_by_side(
 
 
 def test_threads_that_ask_for_one_plan_share_its_build(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=2, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=2, runner="fake_compilers:start") as builder:
         builds = []
         asking = [threading.Thread(target=lambda: builds.append(builder(PROBLEM, plan(fake_builds), GPU))) for _ in range(8)]
         for thread in asking:
@@ -124,10 +127,11 @@ def test_threads_that_ask_for_one_plan_share_its_build(fake_builds: ModuleType) 
     assert len(builds) == 8 and len({id(build) for build in builds}) == 1
 
 
-def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: ModuleType) -> None:
-    bad = [plan(fake_builds, block_n) for block_n in (fake_builds.COMPILE_ERROR, fake_builds.CRASH, fake_builds.STALL)]
+def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: ModuleType, fake_compilers: ModuleType) -> None:
+    faults = fake_compilers.COMPILE_ERROR, fake_compilers.CRASH, fake_compilers.STALL
+    bad = [plan(fake_builds, block_n) for block_n in faults]
     good = [plan(fake_builds, num_warps=warps) for warps in (2, 4)]
-    with ParallelBuilder(workers=2, runner="fake_builds:start", timeout_s=1.0) as builder:
+    with ParallelBuilder(workers=2, runner="fake_compilers:start", timeout_s=1.0) as builder:
         builder.prepare(PROBLEM, [good[0], *bad, good[1]], GPU)
         for plan_, message in zip(bad, ("no such layout", "SIGABRT", "no answer within 1 s"), strict=True):
             with pytest.raises(BuildError, match=message):
@@ -135,11 +139,11 @@ def test_a_failure_a_crash_and_a_stall_fail_their_plans_alone(fake_builds: Modul
         assert all(made_by(builder(PROBLEM, plan_, GPU)).isdigit() for plan_ in good)
 
 
-def test_what_no_plan_is_to_blame_for_is_no_failure_of_one(fake_builds: ModuleType) -> None:
+def test_what_no_plan_is_to_blame_for_is_no_failure_of_one(fake_builds: ModuleType, fake_compilers: ModuleType) -> None:
     """A search would keep that for good."""
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         with pytest.raises(WorkerError, match=r"No space left on device; mend that"):
-            builder(PROBLEM, plan(fake_builds, fake_builds.DISK_FULL), GPU)
+            builder(PROBLEM, plan(fake_builds, fake_compilers.DISK_FULL), GPU)
         assert made_by(builder(PROBLEM, plan(fake_builds), GPU)).isdigit()
 
 
@@ -168,14 +172,14 @@ def test_what_will_be_verified_is_compiled_for_that_too(
 
 
 def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
     assert len(makers) == 1
     assert not Path(f"/proc/{makers.pop()}").exists()
 
 
 def test_processes_that_are_begun_come_up_before_there_is_need(fake_builds: ModuleType, begun: list[Process]) -> None:
-    with ParallelBuilder(workers=2, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=2, runner="fake_compilers:start") as builder:
         builder.begin()
         assert len(begun) == 2
         makers = {made_by(builder(PROBLEM, plan(fake_builds, num_warps=warps), GPU)) for warps in (1, 2, 4)}
@@ -184,14 +188,14 @@ def test_processes_that_are_begun_come_up_before_there_is_need(fake_builds: Modu
 
 
 def test_compilers_give_way_to_what_feeds_the_gpu(fake_builds: ModuleType, begun: list[Process]) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         builder(PROBLEM, plan(fake_builds), GPU)
         niceness = os.getpriority(os.PRIO_PROCESS, begun[0].popen.pid)
     assert niceness > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(fake_builds: ModuleType, begun: list[Process]) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         builder.begin()
         begun[0].popen.kill()
         maker = made_by(builder(PROBLEM, plan(fake_builds), GPU))
@@ -199,23 +203,23 @@ def test_a_process_that_dies_while_it_comes_up_is_replaced_unseen(fake_builds: M
 
 
 def test_a_compiler_that_cannot_come_up_is_an_error(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:no_such_runner") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:no_such_runner") as builder:
         builder.begin()
         with pytest.raises(WorkerError, match="no_such_runner"):
             builder(PROBLEM, plan(fake_builds), GPU)
 
 
 def test_a_compiler_that_died_idle_is_replaced_unseen(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start") as builder:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
         first = made_by(builder(PROBLEM, plan(fake_builds), GPU))
         os.kill(int(first), signal.SIGKILL)
         assert made_by(builder(PROBLEM, plan(fake_builds, num_warps=2), GPU)) not in ("", first)
 
 
-def test_leaving_does_not_wait_for_a_compiler_that_stalls(fake_builds: ModuleType) -> None:
-    with ParallelBuilder(workers=1, runner="fake_builds:start", timeout_s=600.0) as builder:
+def test_leaving_does_not_wait_for_a_compiler_that_stalls(fake_builds: ModuleType, fake_compilers: ModuleType) -> None:
+    with ParallelBuilder(workers=1, runner="fake_compilers:start", timeout_s=600.0) as builder:
         made_by(builder(PROBLEM, plan(fake_builds), GPU))
-        builder.prepare(PROBLEM, [plan(fake_builds, fake_builds.STALL), plan(fake_builds, num_warps=2)], GPU)
+        builder.prepare(PROBLEM, [plan(fake_builds, fake_compilers.STALL), plan(fake_builds, num_warps=2)], GPU)
 
 
 def test_the_real_compiler_reports_figures_and_refusals(fake_builds: ModuleType) -> None:
