@@ -1,12 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from latune.cli.main import cli
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_compiler() -> Iterator[None]:
+    """Processes of pytest keep the cores busy, and a compiler takes seconds to come up; beside a GPU there are more cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(os, "sched_getaffinity", lambda _: {0})
+        yield
 
 
 @pytest.fixture

@@ -35,8 +35,12 @@ def test_it_measures_each_shape_once_and_sums_up(run, tmp_path, monkeypatch):
     assert f"1 shapes: median regret {document['median']:.1%}" in result.stdout
 
     measured = []
-    measure = command._measure
-    monkeypatch.setattr(command, "_measure", lambda problem, *rest: measured.append(str(problem)) or measure(problem, *rest))
+
+    def measure(problem, served, *_):
+        measured.append(str(problem))
+        return Regret(**only | {"problem": str(problem), "served": served.why})
+
+    monkeypatch.setattr(command, "_measure", measure)
     again = run("regret", *SHAPES, "--json", str(path))
     assert again.exit_code == 0 and "2 shapes: median regret" in again.stdout
     assert measured == ["fwd 1,3,300,32,32 bf16 decay=constant"]

@@ -244,7 +244,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 _MEET = """
-import json, pathlib, sys, warnings
+import json, os, pathlib, sys, warnings
 from latune import paths
 from latune.gpu import find_gpu
 from latune.ops import dispatch
@@ -254,32 +254,38 @@ warnings.simplefilter("ignore")
 paths.shipped_cache = lambda: pathlib.Path("/dev/null/nothing-shipped")
 dispatch.device_gpu = lambda index: find_gpu("h200")
 problem = Problem(**json.loads(sys.argv[1]))
-dispatch.decide(problem, 0)
-print(json.dumps([dispatch.resolve(problem, "h200").step, sorted({"jinja2", "yaml"} & set(sys.modules))]))
+steps = []
+for os.environ["LATUNE_CACHE_DIR"] in sys.argv[2:]:
+    dispatch.forget_decisions()
+    dispatch.decide(problem, 0)
+    steps.append(dispatch.resolve(problem, "h200").step)
+print(json.dumps([steps, sorted({"jinja2", "yaml"} & set(sys.modules))]))
 """
 
 
-def _meet_in_a_fresh_process():
-    """The step of the ladder that serves the problem, and which parsers that took."""
-    command = [sys.executable, "-c", _MEET, json.dumps(_fields(PROBLEM))]
+def _meet_in_a_fresh_process(roots):
+    """The steps of the ladder that serve the problem from caches of their own, and which parsers that took."""
+    command = [sys.executable, "-c", _MEET, json.dumps(_fields(PROBLEM)), *map(str, roots)]
     root = Path(dispatch.__file__).parents[2]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=dict(os.environ))
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
 
-@pytest.mark.parametrize(
-    ("entries", "step"),
-    [
-        ([{}], "exact"),
-        ([{"seqlen": 4096, "needs_final_state": True}], "nearest"),
-        ([{"code": "0" * 64}, {"seqlen": 4096}], "nearest"),
-    ],
-)
-def test_a_problem_met_before_needs_no_template_engine(own_cache, entries, step):
-    write_entries(H200, [_entry(**changes) for changes in entries])
-    assert _meet_in_a_fresh_process() == [step, ["jinja2"]]
-    assert _meet_in_a_fresh_process() == [step, []]
+def test_a_problem_met_before_needs_no_template_engine(tmp_path, monkeypatch):
+    entries = {
+        "exact": [{}],
+        "nearest": [{"seqlen": 4096, "needs_final_state": True}],
+        "nearest, behind a stale one": [{"code": "0" * 64}, {"seqlen": 4096}],
+    }
+    for name, changes in entries.items():
+        monkeypatch.setenv("LATUNE_CACHE_DIR", str(tmp_path / name))
+        write_entries(H200, [_entry(**change) for change in changes])
+    roots = [tmp_path / name for name in entries]
+    steps = ["exact", "nearest", "nearest"]
+    assert _meet_in_a_fresh_process(roots) == [steps, ["jinja2"]]
+    assert all(any((root / "generated").iterdir()) for root in roots)
+    assert _meet_in_a_fresh_process(roots) == [steps, []]
 
 
 @pytest.fixture
