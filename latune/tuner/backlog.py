@@ -1,4 +1,4 @@
-"""What is to be done next, where parts that jobs have in common are done once if they are not done side by side."""
+"""The order of jobs that have parts in common: one after another, so that each finds done what those before it have done."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Waiting:
 class Backlog(Generic[Job]):
     """Jobs that wait, and those under way. The caller sees to it that one thread at a time has it.
 
-    Whoever does a job leaves its parts in a cache. So of urgent jobs, then of the others, those come first that share no part
-    with what is under way: of these the oldest. Where all do, the oldest of them is not kept waiting.
+    Urgent jobs come before the others; of both, those that share no part with what is under way come before those that do, and
+    older ones before younger ones. None is held back while somebody is free to do it.
     """
 
     def __init__(self) -> None:
