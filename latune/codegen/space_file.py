@@ -96,7 +96,11 @@ class SpaceFile(_Strict):
     starts: list[dict[str, Value]] = []
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+# libyaml's takes a fifteenth of the time; PyYAML may have been built without.
+_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeyLoader(_SafeLoader):
     """YAML that refuses a key given twice, where PyYAML would keep the last one in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +27,18 @@ PROBLEM = Problem(
 )
 
 
+@functools.cache
+def shipped(name: str) -> dict:
+    return yaml.safe_load((paths.search_spaces() / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def written(folder: Path, name: str, change: Callable[[dict], object]) -> Path:
     """The shipped file with ``change`` made to it."""
-    form = yaml.safe_load((paths.search_spaces() / f"{name}.yaml").read_text(encoding="utf-8"))
+    form = copy.deepcopy(shipped(name))
     change(form)
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump(form, sort_keys=False), encoding="utf-8")
+    # All of JSON is YAML.
+    path.write_text(json.dumps(form), encoding="utf-8")
     return path
 
 
@@ -219,7 +228,7 @@ BROKEN_FILES = {
     "- stream\n": "expected a mapping with the keys kernel, parameters, constraints, default, starts, got list",
     "": "got NoneType",
     "kernel: 2024-13-45": "month must be in 1..12",
-    "[" * 5000: "recursion",
+    "[" * 5000: "expected YAML in UTF-8",
 }
 
 
