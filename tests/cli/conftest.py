@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,15 +7,25 @@ import torch
 from click.testing import CliRunner, Result
 
 from latune.cli.main import cli
+from latune.codegen.build import build
+from latune.tuner.builders import ParallelBuilder
+
+_COMPILE = ParallelBuilder._compile
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_compiler() -> Iterator[None]:
-    """Processes of pytest keep the cores busy, and a compiler takes seconds to come up; beside a GPU there are more cores."""
+def no_compiler_processes() -> Iterator[None]:
+    """Without a GPU commands compile in pytest's process: one of its own, which other tests start, takes seconds to come up."""
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
-            patch.setattr(os, "sched_getaffinity", lambda _: {0})
+            patch.setattr(ParallelBuilder, "_compile", lambda _, job: build(job.problem, job.plan, job.gpu))
         yield
+
+
+@pytest.fixture
+def compiler_processes(monkeypatch) -> None:
+    """After all."""
+    monkeypatch.setattr(ParallelBuilder, "_compile", _COMPILE)
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_a_plan_that_does_not_build_as_it_hands_over_fails_its_entry(own_cache, 
     assert failed["detail"] == f"{what[direction]}: no"
 
 
-def test_plans_are_really_compiled(own_cache, run, entry_at):
+def test_plans_are_really_compiled(compiler_processes, own_cache, run, entry_at):
     """One that compiles, and an alternate that cannot even be generated."""
     entry = entry_at(256)
     config = entry.plan.steps[0].config
