@@ -114,8 +114,8 @@ class ParallelBuilder:
         with self._lock:
             future = self._futures.get(job)
             if future is None:
-                future = self._futures[job] = Future()
                 self._backlog.add(job, job.kernels, urgent=urgent)
+                future = self._futures[job] = Future()
                 self._threads.submit(self._serve_the_first)
             elif urgent:
                 self._backlog.hurry(job)
