@@ -44,6 +44,11 @@ class Bucket:
         fields = self.to_json()
         return Problem(batch=1, num_heads=fields.pop("batch_heads"), **fields)
 
+    @property
+    def unsized(self) -> Bucket:
+        """That of one head and one row: it stands for all that differ from it in no more, which are served by the same code."""
+        return replace(self, batch_heads=1, seqlen=1)
+
     def smallest_problem(self) -> Problem:
         """Of the problems that the bucket serves, the one (of a single batch) with the fewest heads and rows."""
         return replace(self.problem(), num_heads=_fewest(self.batch_heads), seqlen=math.ceil(self.seqlen / math.sqrt(2)))

@@ -94,7 +94,7 @@ def plan_sha256(bucket: Bucket, plan: Plan) -> str:
         RenderError: as ``render``.
     """
     # Batch, heads and length are named in the header alone: buckets that differ in no more share a rendering.
-    return _plan_sha256(replace(bucket, batch_heads=1, seqlen=1), plan, paths.templates())
+    return _plan_sha256(bucket.unsized, plan, paths.templates())
 
 
 @functools.cache

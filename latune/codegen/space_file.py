@@ -96,11 +96,8 @@ class SpaceFile(_Strict):
     starts: list[dict[str, Value]] = []
 
 
-# libyaml's takes a fifteenth of the time; PyYAML may have been built without.
-_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _UniqueKeyLoader(_SafeLoader):
+# libyaml's takes a fifteenth of the time; PyYAML may have been built without it.
+class _UniqueKeyLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
     """YAML that refuses a key given twice, where PyYAML would keep the last one in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

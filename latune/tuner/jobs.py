@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latune.gpu import Gpu
@@ -48,9 +48,9 @@ class Compile:
 
     @property
     def kernels(self) -> frozenset[Hashable]:
-        """What is compiled here and, alike, for other plans, and for other buckets that differ in batch, heads or length."""
-        form = replace(self.problem.bucket(), batch_heads=1, seqlen=1)
-        return frozenset((form, step, self.gpu) for step in self.plan.steps)
+        """What is compiled here and, alike, for other plans and for buckets that are served by the same code."""
+        bucket = self.problem.bucket().unsized
+        return frozenset((bucket, step, self.gpu) for step in self.plan.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

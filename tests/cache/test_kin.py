@@ -14,7 +14,7 @@ from latune.cache.entry import Entry
 from latune.cache.kin import carried
 from latune.cache.resolve import resolve
 from latune.cache.store import read_file
-from latune.codegen.render import plan_sha256
+from latune.codegen.render import plan_sha256, render
 from latune.codegen.space import load_space
 from latune.config import Config
 from latune.gpu import find_gpu
@@ -116,5 +116,5 @@ def test_what_is_carried_of_the_shipped_caches_is_in_the_search_space_and_render
         for step in own.steps:
             space = spaces[KERNELS[step.kernel].space]
             assert space.feasible(step.config, problem, gpu, KERNELS[step.kernel]) is None, (str(problem), str(own))
-        assert plan_sha256(problem.bucket(), own)
+        assert plan_sha256(problem.bucket(), own) == render(problem, own).code_sha256
     assert len(seen) > 50

@@ -12,7 +12,7 @@ from latune.cache.resolve import fits
 from latune.cache.store import cache_path, read_file
 from latune.cli.presets import read_presets
 from latune.cli.shapes import problems_of
-from latune.codegen.render import plan_sha256
+from latune.codegen.render import plan_sha256, render
 from latune.gpu import CATALOGUE, Gpu
 
 FOLDER = Path(__file__).resolve().parents[2] / "cache"
@@ -53,4 +53,4 @@ def test_every_file_holds_the_default_preset(gpu: Gpu) -> None:
 def test_every_plan_renders(gpu: Gpu) -> None:
     for entry in entries(gpu):
         for plan in (entry.plan, *entry.alternates):
-            assert plan_sha256(entry.bucket, plan)
+            assert render(entry.problem, plan).text
