@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from latune.codegen.build import Build, build, hash_triton
 from latune.errors import BuildError, WorkerError
 from latune.gpu import Gpu
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.backlog import Backlog
-from latune.tuner.cases import small_problems
 from latune.tuner.jobs import Compile, Failure, Start
 from latune.tuner.process import Process, UntakenError
 
-COMPILER = "latune.tuner.builders:start"
-VERIFIED_COMPILER = "latune.tuner.builders:start_verified"
+if TYPE_CHECKING:
+    from latune.codegen.build import Build
+
+COMPILER = "latune.tuner.compiler:start"
+VERIFIED_COMPILER = "latune.tuner.compiler:start_verified"
 
 # The slowest compilations seen took a tenth of this.
 _TIMEOUT_S = 180.0
@@ -43,24 +44,12 @@ class Builder(Protocol):
         """
 
 
-def start(_: int) -> Callable[[Compile], Build]:
-    """What a compiler process runs."""
-    hash_triton()
-    return lambda job: build(job.problem, job.plan, job.gpu)
-
-
-def start_verified(_: int) -> Callable[[Compile], Build]:
-    """As ``start``, where what is built will be launched, and verified: some shapes compile otherwise than a problem's own."""
-    hash_triton()
-    return lambda job: build(job.problem, job.plan, job.gpu, also=small_problems(job.problem), launchers=True)
-
-
 class ParallelBuilder:
     """Compiles in processes of its own; a plan that crashes the compiler, or stalls it, fails alone.
 
     Args:
         workers: processes at most, each started when it is first needed, if not before; None: one a CPU core.
-        runner: ``module:function`` that serves a process, as ``start`` does.
+        runner: ``module:function`` that serves a process, as those of ``compiler`` do.
         timeout_s: after which a compilation is given up.
     """
 
@@ -147,7 +136,7 @@ class ParallelBuilder:
             self._drop(process)
         if isinstance(answer, Failure):
             raise BuildError(answer.detail)
-        return cast(Build, answer)
+        return cast("Build", answer)
 
     def _ask(self, job: Compile) -> tuple[Process, object]:
         """Who answered, and what; a process that has died idle is replaced unseen."""

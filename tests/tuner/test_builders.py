@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +13,10 @@ import pytest
 
 from latune.codegen.build import Build
 from latune.errors import BuildError, WorkerError
-from latune.gpu import Gpu, find_gpu
+from latune.gpu import find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import ParallelBuilder, start, start_verified
-from latune.tuner.cases import small_problems
+from latune.tuner.builders import ParallelBuilder
 from latune.tuner.jobs import Compile
 from latune.tuner.process import Process
 
@@ -145,30 +143,6 @@ def test_what_no_plan_is_to_blame_for_is_no_failure_of_one(fake_builds: ModuleTy
         with pytest.raises(WorkerError, match=r"No space left on device; mend that"):
             builder(PROBLEM, plan(fake_builds, fake_compilers.DISK_FULL), GPU)
         assert made_by(builder(PROBLEM, plan(fake_builds), GPU)).isdigit()
-
-
-@pytest.mark.parametrize(
-    ("begin", "wanted"), [(start, {}), (start_verified, {"also": small_problems(PROBLEM), "launchers": True})]
-)
-def test_what_will_be_verified_is_compiled_for_that_too(
-    fake_builds: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    begin: Callable[[int], Callable[[Compile], Build]],
-    wanted: dict[str, object],
-) -> None:
-    asked: list[dict[str, object]] = []
-
-    def build_(problem: Problem, plan: Plan, gpu: Gpu, **options: object) -> Build:
-        asked.append(options)
-        return fake_builds.build(problem, plan, gpu)
-
-    hashed: list[bool] = []
-    monkeypatch.setattr("latune.tuner.builders.build", build_)
-    monkeypatch.setattr("latune.tuner.builders.hash_triton", lambda: hashed.append(True))
-    compiler = begin(0)
-    assert hashed == [True], "before there is anything to compile"
-    compiler(Compile(problem=PROBLEM, plan=plan(fake_builds), gpu=GPU))
-    assert asked == [wanted] and hashed == [True]
 
 
 def test_processes_are_reused_and_end_with_the_builder(fake_builds: ModuleType) -> None:

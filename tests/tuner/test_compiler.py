@@ -1,0 +1,45 @@
+"""What a compiler process makes of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from latune.codegen.build import Build
+from latune.gpu import Gpu, find_gpu
+from latune.plan import Plan
+from latune.problem import Problem
+from latune.tuner.cases import small_problems
+from latune.tuner.compiler import start, start_verified
+from latune.tuner.jobs import Compile
+
+GPU = find_gpu("a100")
+PROBLEM = Problem(
+    direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=2, seqlen=64, head_dim_k=16, head_dim_v=16
+)
+
+
+@pytest.mark.parametrize(
+    ("begin", "wanted"), [(start, {}), (start_verified, {"also": small_problems(PROBLEM), "launchers": True})]
+)
+def test_what_will_be_verified_is_compiled_for_that_too(
+    fake_builds: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: Callable[[int], Callable[[Compile], Build]],
+    wanted: dict[str, object],
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def build_(problem: Problem, plan: Plan, gpu: Gpu, **options: object) -> Build:
+        asked.append(options)
+        return fake_builds.build(problem, plan, gpu)
+
+    hashed: list[bool] = []
+    monkeypatch.setattr("latune.tuner.compiler.build", build_)
+    monkeypatch.setattr("latune.tuner.compiler.hash_triton", lambda: hashed.append(True))
+    compile_ = begin(0)
+    assert hashed == [True], "before there is anything to compile"
+    compile_(Compile(problem=PROBLEM, plan=fake_builds.one("o", fake_builds.config()), gpu=GPU))
+    assert asked == [wanted] and hashed == [True]
