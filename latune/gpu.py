@@ -140,6 +140,9 @@ CATALOGUE = (
     ),
 )
 
+STATIC_GPU = "a100"
+"""What is tuned for where no GPU is named and none is in the machine."""
+
 
 def find_gpu(name: str) -> Gpu:
     """The catalogue's GPU of that name, whatever its case, spaces, and a leading ``nvidia``.

@@ -152,6 +152,11 @@ def test_what_only_looks_at_caches_need_not_wait_for_pytorch() -> None:
     assert loaded_by(modules, ("torch", "triton")) == {module: [] for module in modules}
 
 
+def test_the_options_of_tune_are_read_and_its_processes_begun_without_pytorch() -> None:
+    heavy = ("torch", "triton", "optuna", "jinja2", "pydantic")
+    assert loaded_by(["latune.cli.tune"], heavy) == {"latune.cli.tune": []}
+
+
 def test_the_loader_reports_what_is_loaded() -> None:
     assert loaded_by(["json", "colorsys"], ("colorsys", "optuna")) == {"json": [], "colorsys": ["colorsys"]}
 

@@ -19,15 +19,8 @@ from latune.cli.benchmark.report import Report, to_document
 from latune.cli.benchmark.stopwatch import Stopwatch
 from latune.cli.benchmark.summary import summarise
 from latune.cli.benchmark.tables import print_report, print_summary
-from latune.cli.options import (
-    ShapeType,
-    chosen_shapes,
-    decay_option,
-    direction_option,
-    dtype_option,
-    needed_gpu,
-    preset_option,
-)
+from latune.cli.chosen_gpu import needed_gpu
+from latune.cli.options import ShapeType, chosen_shapes, decay_option, direction_option, dtype_option, preset_option
 from latune.cli.output import json_text, print_json, say, write_text
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape, problems_of, shape_of
 from latune.errors import LatuneError

@@ -12,7 +12,6 @@ from torch import Tensor
 from latune.cache.resolve import resolve
 from latune.cache.store import read_file
 from latune.cli.accuracy import relative_rms, worst
-from latune.cli.options import local_gpu
 from latune.codegen.render import plan_sha256
 from latune.errors import LatuneError
 from latune.gpu import Gpu
@@ -21,6 +20,7 @@ from latune.ops.attention import lightning_attn
 from latune.ops.dispatch import decide, forget_decisions
 from latune.problem import Problem
 from latune.tuner.cases import Inputs, timed_case
+from latune.tuner.target import local_gpu
 from latune.tuner.verify import TOLERANCES
 
 _CPU_TOKENS = 100

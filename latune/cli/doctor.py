@@ -11,16 +11,9 @@ from latune import paths
 from latune.cache.entry import Entry
 from latune.cache.store import read_cache, read_entries
 from latune.cli.checkup import CheckUp
+from latune.cli.chosen_gpu import needed_gpu
 from latune.cli.entries import entries_alike, entries_of, serving
-from latune.cli.options import (
-    DurationType,
-    chosen_shapes,
-    jobs_option,
-    json_option,
-    needed_gpu,
-    preset_option,
-    shapes_option,
-)
+from latune.cli.options import DurationType, chosen_shapes, jobs_option, json_option, preset_option, shapes_option
 from latune.cli.output import print_json, say
 from latune.cli.presets import DEFAULT_PRESET
 from latune.cli.session import warn_of_a_shared_device

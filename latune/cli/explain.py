@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from latune.cli import explanation
+from latune.cli.chosen_gpu import chosen_gpu
 from latune.cli.explanation_text import explanation_text
 from latune.cli.options import (
     ShapeType,
-    chosen_gpu,
     decay_option,
     direction_option,
     dtype_option,

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from latune.cache.resolve import without_checkpoints
-from latune.cli.options import ShapeType, chosen_gpu, decay_option, dtype_option, gpu_option, states_options
+from latune.cli.chosen_gpu import chosen_gpu
+from latune.cli.options import ShapeType, decay_option, dtype_option, gpu_option, states_options
 from latune.cli.output import say, write_text
 from latune.cli.shapes import EXAMPLE, Shape
 from latune.codegen.render import render

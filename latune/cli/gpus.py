@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from latune.cli.options import json_option, local_gpu
+from latune.cli.options import json_option
 from latune.cli.output import print_json, print_table
 from latune.gpu import CATALOGUE, Gpu
+from latune.tuner.target import local_gpu
 
 _COLUMNS = ("name", "title", "arch", "SMs", "memory GiB", "L2 MiB", "GB/s", "TFLOP/s", "local")
 

@@ -1,24 +1,18 @@
-"""What several commands take: option types, the options themselves, and the GPU that is meant."""
+"""What several commands take: option types, and the options themselves."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
-import torch
 
-from latune.cli.output import say
 from latune.cli.presets import read_presets
 from latune.cli.shapes import EXAMPLE, Shape, parse_shape
-from latune.errors import LatuneError, UnknownGpuError
-from latune.gpu import Gpu, find_gpu
-from latune.ops.dispatch import device_gpu
+from latune.gpu import STATIC_GPU
 from latune.problem import DECAYS, DIRECTIONS, DTYPE_BYTES
 from latune.tuner.effort import DEFAULT, EFFORTS
-from latune.tuner.target import STATIC_GPU
 
 AUTO = "auto"
 
@@ -127,42 +121,3 @@ def json_option(command: Command) -> Command:
 def jobs_option(command: Command) -> Command:
     text = "Builds at a time.  [default: one a CPU core]"
     return click.option("--jobs", type=click.IntRange(min=1), metavar="N", help=text)(command)
-
-
-def local_gpu() -> Gpu | None:
-    """The GPU that torch would use in this machine, if it is one that kernels are generated for."""
-    if not torch.cuda.is_available():
-        return None
-    with contextlib.suppress(UnknownGpuError):
-        return device_gpu(torch.cuda.current_device())
-    return None
-
-
-def needed_gpu(command: str) -> Gpu:
-    """The GPU in this machine, for a command that is of no use without one.
-
-    Raises:
-        LatuneError: there is none.
-    """
-    gpu = local_gpu()
-    if gpu is None:
-        raise LatuneError(f"{command} needs a CUDA GPU, and this machine has none: run it where there is one")
-    return gpu
-
-
-def chosen_gpu(name: str) -> Gpu:
-    """The GPU that ``--gpu`` means: by name the catalogue's, or the machine's own where the catalogue lacks it.
-
-    Raises:
-        UnknownGpuError: neither has a GPU of that name.
-    """
-    here = local_gpu()
-    if name == AUTO:
-        return here or _stand_in()
-    return here if here is not None and here.name == name else find_gpu(name)
-
-
-def _stand_in() -> Gpu:
-    gpu = find_gpu(STATIC_GPU)
-    say(f"no GPU in this machine: {gpu.title} is meant; name another with --gpu")
-    return gpu

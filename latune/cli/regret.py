@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import click
 
 from latune.cache.resolve import Resolution
+from latune.cli.chosen_gpu import chosen_gpu
 from latune.cli.options import (
-    chosen_gpu,
     chosen_shapes,
     decay_option,
     direction_option,

@@ -77,8 +77,6 @@ class Session:
         title = self.target.gpu.title
         if not first:
             raise LatuneError(f"none of {len(problems)} problems fits {title}: choose smaller shapes")
-        if self.target.worker:
-            warn_of_a_shared_device(self.target.worker.device())
         how = "measuring on it" if self.target.worker else "not in this machine: compiling for it and ranking by a model"
         count = f"{len(first)} problem{'s' * (len(first) != 1)}"
         say(f"tuning {count} for {title}, {how} (evidence: {self.target.evidence})")
@@ -102,7 +100,12 @@ class Session:
         return fits
 
     def search(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
-        """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not."""
+        """One problem after another, each written as soon as it is done; Ctrl-C ends it, a failure does not.
+
+        Raises:
+            WorkerError: the machine's GPU does not answer.
+        """
+        self._meet_the_device()
         bandwidth_gbps = self.target.evaluator(problems[0]).bandwidth_gbps
         progress = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
         with progress, _aside() as aside:
@@ -152,22 +155,37 @@ class Session:
         self.race(unknown, spaces, settings)
 
     def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
-        """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone."""
+        """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone.
+
+        Raises:
+            WorkerError: as there.
+        """
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
         with _aside() as aside:
-            # The first one too, for its second race.
             unforeseen = iter(problems)
+
+            def foresee(count: int) -> None:
+                for later in islice(unforeseen, count):
+                    aside.submit(self._foresee, foresee_transfer, later, spaces)
+
+            # While the worker comes up; the first one too, for its second race.
+            foresee(_FORESEEN)
+            self._meet_the_device()
             for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
                 if share_s == 0:
                     say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
                     return
-                for later in islice(unforeseen, 1 + _FORESEEN if number == 1 else 1):
-                    aside.submit(self._foresee, foresee_transfer, later, spaces)
+                foresee(1)
                 self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
                 if problem in self.tuned:
                     entry = self.tuned[problem].entry
                     times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
                     say(f"[{number}/{len(problems)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+
+    def _meet_the_device(self) -> None:
+        """Waits for the worker, and says who else is on its GPU."""
+        if self.target.worker is not None:
+            warn_of_a_shared_device(self.target.worker.device())
 
     def _foresee(self, foresee: Callable[..., None], problem: Problem, spaces: Mapping[str, Space]) -> None:
         """By what the cache holds now, to which the problem at hand may add."""

@@ -9,9 +9,9 @@ import click
 from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
 from latune.cache.store import read_entries
+from latune.cli.chosen_gpu import chosen_gpu
 from latune.cli.entries import serving
 from latune.cli.options import (
-    chosen_gpu,
     decay_option,
     direction_option,
     dtype_option,

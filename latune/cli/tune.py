@@ -1,19 +1,15 @@
-"""``latune tune``: problems in, entries of the cache out."""
+"""``latune tune``: the command and its options, and the processes it needs; what it does is in ``tuning``."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import torch
 
-from latune.cli.crew import crew
 from latune.cli.options import (
     DurationType,
-    chosen_gpu,
     chosen_shapes,
     decay_option,
     direction_option,
@@ -30,13 +26,9 @@ from latune.cli.options import (
 )
 from latune.cli.output import next_time, print_json
 from latune.cli.presets import DEFAULT_PRESET
-from latune.cli.session import Session
 from latune.cli.shapes import Shape, problems_of
-from latune.codegen.space import Space, load_space
-from latune.codegen.space_file import read_space_file
 from latune.tuner.effort import EFFORTS
-from latune.tuner.target import open_target
-from latune.tuner.tune import Settings
+from latune.tuner.standby import standing_by
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -115,24 +107,27 @@ def tune(
     problems = problems_of(chosen_shapes(shapes, preset), direction=direction, dtype=dtype, decay=decay, **states)
     searches = check_searches(effort=effort, transfer=transfer, trials=trials, storage=storage)
     check_workers(workers, searches=searches, fresh=not resume)
-    spaces = _spaces(space_files)
     jobs = jobs or max(len(os.sched_getaffinity(0)) // workers, 1)
-    with open_target(chosen_gpu(gpu_name).name, seed=seed, workers=jobs) as target:
-        settings = Settings(
-            trials=trials or EFFORTS[effort].trials[target.evidence],
-            patience=EFFORTS[effort].patience,
+    with standing_by(seed=seed, workers=jobs) as standby:
+        # PyTorch, Triton and Optuna take seconds to import, while the processes come up.
+        from latune.cli.tuning import tune_problems
+
+        session = tune_problems(
+            problems,
+            standby,
+            gpu_name=gpu_name,
+            effort=EFFORTS[effort],
+            transfer=transfer,
+            trials=trials,
+            time_budget_s=time_budget_s,
             seed=seed,
             storage=storage,
             fresh=not resume,
-            time_budget_s=time_budget_s,
+            output=output,
+            space_files=space_files,
+            workers=workers,
+            jobs=jobs,
         )
-        # What searches nothing keeps nothing but entries.
-        judge = target.remembering(storage, fresh=not resume) if searches else target
-        session = Session(target=judge, output=output)
-        tune_all = session.search if searches else session.transfer if transfer else session.race
-        announced = session.announce(problems)
-        with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):
-            tune_all(announced, spaces, settings)
     if not as_json:
         session.print_table()
     session.say_what_lost_its_start()
@@ -161,23 +156,3 @@ def check_workers(workers: int, *, searches: bool, fresh: bool) -> None:
         other = "--fresh" if searches else "--transfer or --effort quick"
         remedy = "leave one out, or begin anew by another --seed"
         raise click.UsageError(f"expected --workers without {other}, which each process would do for itself: {remedy}")
-    if workers == 1 or not torch.cuda.is_available():
-        return
-    gpus = torch.cuda.device_count()
-    if workers > gpus:
-        raise click.BadParameter(
-            f"expected at most {gpus}, as many as there are GPUs here, got {workers}", param_hint="--workers"
-        )
-    kinds = {torch.cuda.get_device_name(index) for index in range(workers)}
-    if len(kinds) > 1:
-        raise click.UsageError(
-            f"expected --workers of GPUs of one kind, got {' and '.join(sorted(kinds))}; tune each kind by itself, with "
-            "CUDA_VISIBLE_DEVICES naming its GPUs"
-        )
-
-
-def _spaces(files: Sequence[Path]) -> dict[str, Space]:
-    kernels = [read_space_file(path).kernel for path in files]
-    if len(set(kernels)) < len(kernels):
-        raise click.BadParameter(f"expected one file for each kernel, got {', '.join(kernels)}", param_hint="--space")
-    return {kernel: load_space(kernel, path) for kernel, path in zip(kernels, files, strict=True)}

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import click
 
 from latune.cache.entry import Entry
+from latune.cli.chosen_gpu import chosen_gpu
 from latune.cli.entries import entries_of, fail_for
-from latune.cli.options import chosen_gpu, gpu_option, jobs_option, json_option, shapes_option
+from latune.cli.options import gpu_option, jobs_option, json_option, shapes_option
 from latune.cli.output import plan_lines, print_json, print_table, say
 from latune.cli.shapes import Shape
 from latune.cli.verdict import Verdict, rebuilt

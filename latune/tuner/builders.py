@@ -69,12 +69,15 @@ class ParallelBuilder:
     def __enter__(self) -> ParallelBuilder:
         return self
 
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def begin(self) -> None:
-        """Starts all processes, which come up while the caller goes on."""
-        for _ in range(self.workers):
+        """Starts the processes that have not been started; they come up while the caller goes on."""
+        for _ in range(self.workers - len(self._processes)):
             self._coming_up.put(self._begin_one())
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         """Ends all processes; compilations that have not ended are lost."""
         self._closing = True
         with self._lock:

@@ -45,14 +45,16 @@ class Evaluator(Protocol):
     Attributes:
         gpu: the GPU it judges for.
         evidence: ``measured`` or ``static``.
-        bandwidth_gbps: what the roof is drawn from: the measured copy bandwidth, or the catalogue's.
         ahead: the forward plan that backward plans are judged behind, from what that keeps for them; None: not known.
     """
 
     gpu: Gpu
     evidence: str
-    bandwidth_gbps: float
     ahead: Plan | None
+
+    @property
+    def bandwidth_gbps(self) -> float:
+        """What the roof is drawn from: the measured copy bandwidth, or the catalogue's."""
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
@@ -135,9 +137,9 @@ class StaticEvaluator(_Built):
     evidence = "static"
     ahead = None
 
-    def __init__(self, problem: Problem, gpu: Gpu, builder: Builder) -> None:
-        super().__init__(problem, gpu, builder)
-        self.bandwidth_gbps = gpu.bandwidth_gbps
+    @property
+    def bandwidth_gbps(self) -> float:
+        return self.gpu.bandwidth_gbps
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:
@@ -181,8 +183,11 @@ class MeasuredEvaluator(_Built):
         self.ahead = ahead
         self._worker = worker
         self._failures = failures
-        self.bandwidth_gbps = worker.device().copy_gbps
         self._best_ms: dict[tuple[str, ...], float] = {}
+
+    @property
+    def bandwidth_gbps(self) -> float:
+        return self._worker.device().copy_gbps
 
     @property
     def toolchain(self) -> Mapping[str, str | None]:

@@ -132,20 +132,14 @@ class DeviceReport:
 
     Attributes:
         title: the driver's name for the device.
-        arch: compute capability times ten.
-        sms: number of SMs.
         memory_bytes: device memory.
-        l2_bytes: size of the L2 cache.
         free_bytes: device memory that was free when asked.
         copy_gbps: measured bandwidth of a device-to-device copy, reads and writes counted, GB/s.
         toolchain: versions by name: torch, triton, cuda, driver.
     """
 
     title: str
-    arch: int
-    sms: int
     memory_bytes: int
-    l2_bytes: int
     free_bytes: int
     copy_gbps: float
     toolchain: tuple[tuple[str, str], ...]

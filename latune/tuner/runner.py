@@ -83,10 +83,7 @@ class GpuRunner:
         device = torch.cuda.get_device_properties(self.device)
         return DeviceReport(
             title=device.name,
-            arch=10 * device.major + device.minor,
-            sms=device.multi_processor_count,
             memory_bytes=device.total_memory,
-            l2_bytes=device.L2_cache_size,
             free_bytes=torch.cuda.mem_get_info(self.device)[0],
             copy_gbps=self.copy_gbps,
             toolchain=toolchain(),

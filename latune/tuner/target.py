@@ -7,18 +7,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latune.errors import BuildError, RenderError
-from latune.gpu import Gpu, find_gpu, identify_gpu
+import torch
+
+from latune.errors import BuildError, RenderError, UnknownGpuError
+from latune.gpu import STATIC_GPU, Gpu, find_gpu, identify_gpu
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.builders import COMPILER, VERIFIED_COMPILER, ParallelBuilder
+from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import Evaluator, MeasuredEvaluator, StaticEvaluator, measured_toolchain
 from latune.tuner.failures import Failures
 from latune.tuner.serving import serving_plan
+from latune.tuner.standby import Standby, standing_by
 from latune.tuner.worker import Worker
-
-STATIC_GPU = "a100"
-"""What is tuned for where no GPU is named and none is in the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,12 @@ class Target:
 
 @contextmanager
 def open_target(
-    name: str | None = None, *, seed: int = 0, device_index: int = 0, workers: int | None = None
+    name: str | None = None,
+    *,
+    seed: int = 0,
+    device_index: int = 0,
+    workers: int | None = None,
+    standby: Standby | None = None,
 ) -> Iterator[Target]:
     """Finds out whether the GPU is in this machine and starts what judges plans for it.
 
@@ -89,42 +94,44 @@ def open_target(
         seed: of the inputs that plans are verified and timed on.
         device_index: which of the machine's GPUs, as torch counts them.
         workers: compiler processes; None: one a CPU core.
+        standby: from ``standing_by`` with these arguments; ended if the GPU is not in this machine. None: as from there.
 
     Raises:
         UnknownGpuError: neither the catalogue nor the machine has a GPU of that name.
-        WorkerError: the machine's GPU does not answer.
     """
+    here = local_gpu(device_index)
+    gpu = _wanted(name, here)
     with ExitStack() as stack:
-        if not _has_gpu():
-            yield Target(gpu=_wanted(name, None), builder=_builder(stack, workers, COMPILER), worker=None)
-            return
-        builder, worker = _builder(stack, workers, VERIFIED_COMPILER), stack.enter_context(Worker(device_index, seed=seed))
-        # Compilers come up while the worker does.
-        builder.begin()
-        here = local_gpu(worker)
-        gpu = _wanted(name, here)
         if gpu == here:
-            yield Target(gpu=gpu, builder=builder, worker=worker)
+            standby = standby or stack.enter_context(standing_by(seed=seed, device_index=device_index, workers=workers))
+            standby.begin()
+            yield Target(gpu=gpu, builder=standby.builder, worker=standby.worker)
         else:
-            yield Target(gpu=gpu, builder=_builder(stack, workers, COMPILER), worker=None)
+            if standby is not None:
+                standby.close()
+            yield Target(gpu=gpu, builder=stack.enter_context(ParallelBuilder(workers=workers)), worker=None)
 
 
-def _builder(stack: ExitStack, workers: int | None, runner: str) -> ParallelBuilder:
-    return stack.enter_context(ParallelBuilder(workers=workers, runner=runner))
+def local_gpu(device_index: int | None = None) -> Gpu | None:
+    """A GPU in this machine, if it is one that kernels are generated for.
 
-
-def local_gpu(worker: Worker) -> Gpu:
-    """The GPU that a worker runs on."""
-    report = worker.device()
-    return identify_gpu(
-        arch=report.arch, sms=report.sms, memory_bytes=report.memory_bytes, l2_bytes=report.l2_bytes, title=report.title
-    )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    Args:
+        device_index: as torch counts them; None: the one that torch would use.
+    """
+    # Torch has ROCm's GPUs answer to the name of CUDA.
+    if torch.version.hip or not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_properties(device_index)
+    try:
+        return identify_gpu(
+            arch=10 * device.major + device.minor,
+            sms=device.multi_processor_count,
+            memory_bytes=device.total_memory,
+            l2_bytes=device.L2_cache_size,
+            title=device.name,
+        )
+    except UnknownGpuError:
+        return None
 
 
 def _wanted(name: str | None, here: Gpu | None) -> Gpu:

@@ -31,7 +31,7 @@ _PREPARE_TIMEOUT_S = 600.0
 
 
 class Worker:
-    """A process that evaluates plans on one GPU; it is started on first use and replaced when it falls.
+    """A process that evaluates plans on one GPU; it is started on first use, if not before, and replaced when it falls.
 
     Its successor comes up beside it, idle, so that nobody waits for one.
 
@@ -60,6 +60,11 @@ class Worker:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def begin(self) -> None:
+        """Starts the process, if there is none; it comes up while the caller goes on."""
+        if self._process is None and self._successor is None:
+            self._successor = Process.begin(self._start)
 
     def device(self) -> DeviceReport:
         """The device and its toolchain; asked once.

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from latune.cli.main import cli
 from latune.codegen.build import build
+from latune.tuner import standby
 from latune.tuner.builders import ParallelBuilder
 
 _COMPILE = ParallelBuilder._compile
@@ -32,6 +33,7 @@ def compiler_processes(monkeypatch) -> None:
 def run(monkeypatch) -> Callable[..., Result]:
     """Runs a command as on a machine without a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(standby, "_may_have_a_gpu", lambda: False)
     return lambda *arguments: CliRunner().invoke(cli, arguments)
 
 

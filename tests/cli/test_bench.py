@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latune.cli import bench as command
-from latune.cli import options
+from latune.cli import chosen_gpu, options
 from latune.cli.benchmark.hosttime import HostTime
 from latune.cli.benchmark.peers import PEERS
 from latune.cli.benchmark.stopwatch import Timer
@@ -60,7 +60,7 @@ class Watch:
 
 @pytest.fixture
 def bench_on_the_cpu(run, monkeypatch):
-    monkeypatch.setattr(options, "local_gpu", lambda: find_gpu("h200"))
+    monkeypatch.setattr(chosen_gpu, "local_gpu", lambda: find_gpu("h200"))
     monkeypatch.setattr(command, "Stopwatch", Watch)
     return run
 

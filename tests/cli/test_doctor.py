@@ -19,8 +19,8 @@ from latune.cache.device import DeviceCache
 from latune.cache.entry import Entry
 from latune.cache.resolve import default_plan
 from latune.cache.store import cache_path, write_entries
+from latune.cli import chosen_gpu
 from latune.cli import doctor as command
-from latune.cli import options
 from latune.errors import WorkerError
 from latune.gpu import find_gpu
 from latune.plan import Plan
@@ -36,10 +36,7 @@ OTHER = replace(PROBLEM, seqlen=512)
 OLDER = {**MEASURED_WITH, "driver": "0.9"}
 REPORT = DeviceReport(
     title="NVIDIA H200",
-    arch=90,
-    sms=132,
     memory_bytes=100,
-    l2_bytes=1,
     free_bytes=100,
     copy_gbps=1.0,
     toolchain=tuple((name, "1.0") for name in ("torch", "triton", "cuda", "driver")),
@@ -84,7 +81,7 @@ def machine(run: Run, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Machi
     """With two entries in the user's cache, one of them of the preset ``default``."""
     write_entries(H200, [entry(PROBLEM), entry(OTHER)])
     machine = Machine()
-    monkeypatch.setattr(options, "local_gpu", lambda: H200)
+    monkeypatch.setattr(chosen_gpu, "local_gpu", lambda: H200)
     monkeypatch.setattr(command, "open_target", machine.open_target)
     return machine
 

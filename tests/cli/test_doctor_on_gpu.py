@@ -12,8 +12,8 @@ from entries import valid_entry
 
 from latune.cache.resolve import default_plan
 from latune.cache.store import write_entries
+from latune.cli.chosen_gpu import needed_gpu
 from latune.cli.main import cli
-from latune.cli.options import needed_gpu
 from latune.problem import Problem
 
 

@@ -42,7 +42,7 @@ def test_a_transfer_compiles_for_the_next_one_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "foresee_transfer", foresee)
     monkeypatch.setattr(session, "transfer_problem", transfer)
     monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts", folders))
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *of: (*of, "evaluator"))
+    target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *of: (*of, "evaluator"))
     session.Session(target=target, output=tmp_path / "out").transfer(PROBLEMS, {}, Settings(trials=1))
     assert foreseen == transferred and [problem for problem, *_ in transferred] == PROBLEMS
 
@@ -65,9 +65,30 @@ def test_eight_more_problems_are_compiled_for_ahead_of_the_first_race(tmp_path, 
     monkeypatch.setattr(session, "foresee_transfer", foresee)
     monkeypatch.setattr(session, "transfer_problem", transfer)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *_: None)
+    target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
     session.Session(target=target, output=tmp_path).race(problems, {}, Settings())
     assert at_first == problems[:9]
+
+
+def test_plans_are_compiled_while_the_worker_comes_up(tmp_path, monkeypatch, capsys):
+    begun = threading.Event()
+
+    class Worker:
+        def device(self):
+            assert begun.wait(60)
+            return SimpleNamespace(free_bytes=2**30, memory_bytes=2**33, title="NVIDIA A100")
+
+    def transfer(problem, spaces, evaluate, starts, *, seed):
+        assert "only 1 of 8 GiB are free" in capsys.readouterr().err
+        raise LatuneError("not this one")
+
+    monkeypatch.setattr(session, "foresee_transfer", lambda *_: begun.set())
+    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "starts_of", lambda *_: [])
+    target = SimpleNamespace(gpu=A100, worker=Worker(), evidence="measured", evaluator=lambda *_: None)
+    run = session.Session(target=target, output=tmp_path)
+    run.race(PROBLEMS[:1], {}, Settings())
+    assert run.failed == {PROBLEMS[0]: "not this one"}
 
 
 def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
@@ -92,7 +113,7 @@ def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "foresee_transfer", foresee)
     monkeypatch.setattr(session, "transfer_problem", transfer)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *_: None)
+    target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
     run = session.Session(target=target, output=tmp_path)
     problems = problems_of([parse_shape("1,2,256,64"), parse_shape("1,2,512,64")], direction="both", dtype="bf16", decay="none")
     run.race(problems, {}, Settings())
@@ -109,7 +130,7 @@ def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
 )
 def test_what_a_transfer_passes_over_is_said_with_the_reason(tmp_path, monkeypatch, capsys, evidence, fresh, which):
     monkeypatch.setattr(session, "pending", lambda *_, again: [])
-    target = SimpleNamespace(gpu=A100, evidence=evidence)
+    target = SimpleNamespace(gpu=A100, worker=None, evidence=evidence)
     session.Session(target=target, output=tmp_path).transfer(PROBLEMS, {}, Settings(fresh=fresh))
     assert capsys.readouterr().err.strip() == f"2 of 2 buckets have an entry {which}"
 
@@ -139,7 +160,9 @@ def test_a_search_compiles_for_the_next_one_once_it_evaluates_something(tmp_path
     monkeypatch.setattr(session, "tune_problem", search)
     monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts"))
     monkeypatch.setattr(session.Session, "_in_hand", lambda *_: contextlib.nullcontext(True))
-    target = SimpleNamespace(gpu=A100, evidence="measured", evaluator=lambda *of: SimpleNamespace(bandwidth_gbps=1.0, of=of))
+    target = SimpleNamespace(
+        gpu=A100, worker=None, evidence="measured", evaluator=lambda *of: SimpleNamespace(bandwidth_gbps=1.0, of=of)
+    )
     forward, backward = PROBLEMS
     problems = [forward, replace(forward, seqlen=4096), backward, replace(backward, seqlen=4096)]
     session.Session(target=target, output=tmp_path / "out").search(problems, {}, Settings(trials=7))

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from latune.cache.store import read_cache
 from latune.cli import crew, session
 from latune.cli.session import Session
-from latune.cli.tune import check_workers
+from latune.cli.tuning import check_gpus
 from latune.gpu import find_gpu
 
 SHAPES = ("--shape", "1,2,64,32", "--shape", "1,2,128,32", "--shape", "1,2,256,32")
@@ -68,7 +68,7 @@ def test_processes_are_for_gpus_of_one_kind(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", ["NVIDIA H200", "NVIDIA H200", "NVIDIA A100"].__getitem__)
     result = run("tune", *SHAPES, "--workers", "3")
     assert result.exit_code == 2 and "of one kind, got NVIDIA A100 and NVIDIA H200; tune each kind by itself" in result.stderr
-    check_workers(2, searches=True, fresh=False)
+    check_gpus(2)
 
 
 def test_a_storage_that_cannot_be_used_fails_each_problem_and_not_the_run(run, own_cache):

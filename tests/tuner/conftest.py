@@ -31,7 +31,7 @@ def fake_compilers() -> ModuleType:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without one."""
-    monkeypatch.setattr("latune.tuner.target._has_gpu", lambda: False)
+    monkeypatch.setattr("latune.tuner.target.local_gpu", lambda device_index: None)
 
 
 def _load(name: str) -> ModuleType:

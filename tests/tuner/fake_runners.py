@@ -113,10 +113,7 @@ def start_racing(device_index: int) -> Callable[[Job], object]:
 def report(device_index: int) -> DeviceReport:
     return DeviceReport(
         title=f"fake {device_index}",
-        arch=90,
-        sms=132,
         memory_bytes=1,
-        l2_bytes=1,
         free_bytes=1,
         copy_gbps=1.0,
         toolchain=(("pid", str(os.getpid())),),

@@ -66,8 +66,8 @@ class FakeWorker:
 
     def device(self) -> DeviceReport:
         versions = (("torch", "2"), ("triton", "3"), ("cuda", "13"), ("driver", "600"))
-        sizes = {"memory_bytes": 1, "l2_bytes": 1, "free_bytes": 1}
-        return DeviceReport(title="fake", arch=90, sms=132, copy_gbps=4270.0, toolchain=versions, **sizes)
+        sizes = {"memory_bytes": 1, "free_bytes": 1}
+        return DeviceReport(title="fake", copy_gbps=4270.0, toolchain=versions, **sizes)
 
     def evaluate(
         self, problem: Problem, plan: Plan, source: Source, *, ahead: Plan | None, give_up_above_ms: float | None

@@ -49,8 +49,8 @@ class Worker:
     asked: list[Plan] = field(default_factory=list)
 
     def device(self) -> DeviceReport:
-        sizes = {"memory_bytes": 1, "l2_bytes": 1, "free_bytes": 1}
-        return DeviceReport(title="fake", arch=90, sms=132, copy_gbps=4270.0, toolchain=(), **sizes)
+        sizes = {"memory_bytes": 1, "free_bytes": 1}
+        return DeviceReport(title="fake", copy_gbps=4270.0, toolchain=(), **sizes)
 
     def evaluate(self, problem: Problem, plan: Plan, source: Source, **_: object) -> Measurement:
         self.asked.append(plan)

@@ -60,8 +60,10 @@ def sabotage(monkeypatch: pytest.MonkeyPatch) -> Sabotage:
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[Target]:
+    gpu = local_gpu()
+    assert gpu is not None
     with ParallelBuilder(runner="faults:start") as builder, Impatient() as worker:
-        yield Target(gpu=local_gpu(worker), builder=builder, worker=worker)
+        yield Target(gpu=gpu, builder=builder, worker=worker)
 
 
 @pytest.fixture

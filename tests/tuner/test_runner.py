@@ -13,7 +13,6 @@ import torch
 
 from latune.codegen.render import Source, render
 from latune.config import Config
-from latune.gpu import identify_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan, Step
 from latune.problem import Problem
@@ -21,6 +20,7 @@ from latune.tuner import runner
 from latune.tuner.jobs import Evaluate, Prepare, Race
 from latune.tuner.resumed import Forms
 from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
+from latune.tuner.target import local_gpu
 from latune.tuner.verify import Fixture, Launch, Verification
 from latune.tuner.worker import Worker
 
@@ -187,8 +187,8 @@ def evaluate(worker: Worker, text: str, give_up_above_ms: float | None = None) -
 @pytest.mark.gpu
 def test_device_describes_itself(worker: Worker) -> None:
     report = worker.device()
-    fields = {name: getattr(report, name) for name in ("arch", "sms", "memory_bytes", "l2_bytes", "title")}
-    gpu = identify_gpu(**fields)
+    gpu = local_gpu()
+    assert gpu is not None
     assert 0.5 * gpu.bandwidth_gbps < report.copy_gbps < 1.05 * gpu.bandwidth_gbps
     assert 0 < report.free_bytes <= report.memory_bytes
 

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import click
 
-from latune.cli.options import (
-    DurationType,
-    ShapeType,
-    chosen_gpu,
-    decay_option,
-    dtype_option,
-    gpu_option,
-    jobs_option,
-)
+from latune.cli.chosen_gpu import chosen_gpu
+from latune.cli.options import DurationType, ShapeType, decay_option, dtype_option, gpu_option, jobs_option
 from latune.cli.output import INTERRUPTED, milliseconds, next_time, say
 from latune.cli.shapes import EXAMPLE, Shape
 from latune.codegen.space import load_space
