@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from latune.cache.store import read_entries
 from latune.cli.shapes import shape_of
 from latune.codegen.render import plan_sha256
-from latune.problem import Problem
+from latune.problem import DIRECTIONS, Problem
 from latune.tuner.target import Target
-from latune.tuner.transfer import TRANSFERRED
+from latune.tuner.transfer import TRANSFERRED, Transfer
 
 
 def pending(problems: Sequence[Problem], target: Target, folders: Sequence[Path] = (), *, again: bool = False) -> list[Problem]:
@@ -44,3 +44,20 @@ def ready(left: Sequence[Problem]) -> list[Problem]:
     """Those that may be next: a backward pass comes after its forward one."""
     forward = {shape_of(problem) for problem in left if problem.direction == "fwd"}
     return [problem for problem in left if problem.direction == "fwd" or shape_of(problem) not in forward]
+
+
+def forward_first(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """The problems so that of each ``count`` in a row the forward ones come first: a backward one waits for its own."""
+    parts = (problems[index : index + count] for index in range(0, len(problems), count))
+    return [problem for part in parts for problem in sorted(part, key=lambda problem: DIRECTIONS.index(problem.direction))]
+
+
+def next_race(left: Sequence[Problem], begun: Mapping[Problem, Transfer]) -> Problem:
+    """Whose race is next: the second one of a problem that is ``begun`` if it is compiled, else a first one that is ``left``.
+
+    A backward problem's first race comes after both of its forward one. Where there is neither, the second race that has waited
+    longest is next.
+    """
+    compiled = (problem for problem, transfer in begun.items() if transfer.has_compiled)
+    may_begin = (problem for problem in ready([*left, *begun]) if problem not in begun)
+    return next(compiled, None) or next(may_begin, None) or next(iter(begun))

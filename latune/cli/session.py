@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from latune.cache.store import check_writable, read_file, write_entries
 from latune.cli.closing import Call, closing_call
 from latune.cli.output import INTERRUPTED, milliseconds, print_table, say, share_of_roof
-from latune.cli.pending import pending, ready
+from latune.cli.pending import forward_first, next_race, pending, ready
 from latune.cli.progress import TuningProgress
 from latune.cli.shapes import shape_of
 from latune.cli.starts import starts_of
@@ -25,14 +26,18 @@ from latune.codegen.render import plan_sha256
 from latune.codegen.space import Space
 from latune.errors import LatuneError
 from latune.ops.dispatch import resolve, tune_command
+from latune.plan import Plan
 from latune.problem import Bucket, Problem
+from latune.tuner.evaluators import Evaluator
 from latune.tuner.jobs import DeviceReport
 from latune.tuner.load import Load
 from latune.tuner.search import TrialEvent
 from latune.tuner.serving import hands_over
 from latune.tuner.target import Target
-from latune.tuner.transfer import foresee_transfer, transfer_problem
+from latune.tuner.transfer import Transfer, begin_transfer, foresee_transfer
 from latune.tuner.tune import OnTrial, Settings, Tuned, finals_of, foresee_search, tune_problem
+
+T = TypeVar("T")
 
 # Of a device's memory, for the tensors of one problem: it is verified and timed on several copies of them.
 _TIMED_SHARE = 1 / 5
@@ -121,8 +126,12 @@ class Session:
                     left.remove(problem)
                     foresee = partial(aside.submit, self._foresee, partial(foresee_search, settings=limited), spaces=spaces)
                     on_trial = _and_once(progress.on_trial, foresee, ready(left)[:1])
-                    self._add(problem, partial(tune_problem, problem, spaces, settings=limited, on_trial=on_trial))
+                    self._add(problem, partial(self._search, problem, spaces, limited, on_trial))
                 progress.finish(problem)
+
+    def _search(self, problem: Problem, spaces: Mapping[str, Space], settings: Settings, on_trial: OnTrial) -> Tuned:
+        judge, starts = self._judge(problem), self._starts(problem)
+        return tune_problem(problem, spaces, evaluate=judge, settings=settings, starts=starts, on_trial=on_trial)
 
     def _next(self, left: Sequence[Problem], settings: Settings, hands: ExitStack) -> Problem:
         """The first problem that no other process has in hand, or the first, to help; a backward pass after its forward one.
@@ -140,7 +149,7 @@ class Session:
             return waiting[0]
 
     def _in_hand(self, problem: Problem, settings: Settings) -> AbstractContextManager[bool]:
-        return finals_of(problem, self.target.evaluator(problem, self._folders), settings).in_hand()
+        return finals_of(problem, self._judge(problem), settings).in_hand()
 
     def transfer(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """As ``race``; buckets that have an entry are passed over.
@@ -157,40 +166,65 @@ class Session:
     def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
         """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone.
 
+        While compilers are at work for the second race of one problem, the GPU has the first race of another.
+
         Raises:
             WorkerError: as there.
         """
+        deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
+        left, begun = forward_first(problems, _FORESEEN), dict[Problem, Transfer]()
         # What goes wrong aside goes wrong again, and is told, when its turn comes.
         with _aside() as aside:
-            unforeseen = iter(problems)
+            unforeseen = iter(left.copy())
 
             def foresee(count: int) -> None:
                 for later in islice(unforeseen, count):
-                    aside.submit(self._foresee, foresee_transfer, later, spaces)
+                    aside.submit(self._foresee_both, later, spaces, aside)
 
-            # While the worker comes up; the first one too, for its second race.
             foresee(_FORESEEN)
             self._meet_the_device()
-            for number, (problem, share_s) in enumerate(self._shares(problems, settings.time_budget_s), start=1):
-                if share_s == 0:
-                    say(f"the time is up, {len(problems) - number + 1} problems are left, from {problem} on")
-                    return
+            while (left or begun) and not self.interrupted:
+                if left and deadline is not None and time.monotonic() > deadline:
+                    say(f"the time is up, {len(left)} problems are left, from {left[0]} on")
+                    left.clear()
+                    continue
+                problem = next_race(left, begun)
+                if problem in begun:
+                    self._add(problem, begun.pop(problem).finish)
+                    self._say_how_far(problem, len(problems))
+                    continue
+                left.remove(problem)
                 foresee(1)
-                self._add(problem, partial(transfer_problem, problem, spaces, seed=settings.seed))
-                if problem in self.tuned:
-                    entry = self.tuned[problem].entry
-                    times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
-                    say(f"[{number}/{len(problems)}] {problem}: {times[0]} ms, {times[1]} of the roof")
+                with self._told(problem):
+                    judge, starts = self._judge(problem), self._starts(problem)
+                    begun[problem] = begin_transfer(problem, spaces, judge, starts, seed=settings.seed)
+        self.tuned = {problem: self.tuned[problem] for problem in problems if problem in self.tuned}
+
+    def _say_how_far(self, problem: Problem, count: int) -> None:
+        if problem in self.tuned:
+            entry = self.tuned[problem].entry
+            times = milliseconds(entry.measurement.median_ms), share_of_roof(entry.roof_ms, entry.measurement.median_ms)
+            number = len(self.tuned) + len(self.failed)
+            say(f"[{number}/{count}] {problem}: {times[0]} ms, {times[1]} of the roof")
 
     def _meet_the_device(self) -> None:
         """Waits for the worker, and says who else is on its GPU."""
         if self.target.worker is not None:
             warn_of_a_shared_device(self.target.worker.device())
 
-    def _foresee(self, foresee: Callable[..., None], problem: Problem, spaces: Mapping[str, Space]) -> None:
+    def _foresee(self, foresee: Callable[..., T], problem: Problem, spaces: Mapping[str, Space]) -> T:
         """By what the cache holds now, to which the problem at hand may add."""
-        starts = starts_of(problem, self.target.gpu, self._folders)
-        foresee(problem, spaces, self.target.evaluator(problem, self._folders), starts)
+        return foresee(problem, spaces, self._judge(problem), self._starts(problem))
+
+    def _foresee_both(self, problem: Problem, spaces: Mapping[str, Space], aside: ThreadPoolExecutor) -> None:
+        """Both races of a problem; the second one, which is guessed, after all that is foreseen by now."""
+        aside.submit(self._foresee(foresee_transfer, problem, spaces))
+
+    def _judge(self, problem: Problem) -> Evaluator:
+        return self.target.evaluator(problem, self._folders)
+
+    def _starts(self, problem: Problem) -> list[Plan]:
+        return starts_of(problem, self.target.gpu, self._folders)
 
     @property
     def _folders(self) -> list[Path]:
@@ -205,16 +239,21 @@ class Session:
                 return
             yield problem, None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
 
-    def _add(self, problem: Problem, tuned_by: Callable[..., Tuned]) -> None:
-        """Tunes the problem and writes its entry; what goes wrong is kept in ``failed``."""
-        try:
+    def _add(self, problem: Problem, tune: Callable[[], Tuned]) -> None:
+        """Tunes the problem and writes its entry."""
+        with self._told(problem):
             handed = problem.direction == "fwd" and self._hands_over(problem)
-            starts = starts_of(problem, self.target.gpu, self._folders)
-            tuned = tuned_by(evaluate=self.target.evaluator(problem, self._folders), starts=starts)
+            tuned = tune()
             self.interrupted = tuned.interrupted
             self._write(problem, tuned)
             if handed and not self._hands_over(problem):
                 self.unhanded.append(problem)
+
+    @contextmanager
+    def _told(self, problem: Problem) -> Iterator[None]:
+        """What goes wrong with a problem is kept in ``failed``; Ctrl-C ends the run."""
+        try:
+            yield
         except KeyboardInterrupt:
             self.interrupted = True
         except LatuneError as error:

@@ -36,6 +36,9 @@ class Builder(Protocol):
     def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         """Begins with plans that will soon be asked for or, not ``urgent``, later: those wait for all that are."""
 
+    def has_compiled(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> bool:
+        """Whether nobody who asks for these plans would wait."""
+
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         """The plan's build.
 
@@ -92,6 +95,11 @@ class ParallelBuilder:
     def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         for plan in plans:
             self._future(Compile(problem=problem, plan=plan, gpu=gpu), urgent)
+
+    def has_compiled(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> bool:
+        with self._lock:
+            futures = [self._futures.get(Compile(problem=problem, plan=plan, gpu=gpu)) for plan in plans]
+        return all(future is not None and future.done() for future in futures)
 
     def __call__(self, problem: Problem, plan: Plan, gpu: Gpu) -> Build:
         """As ``Builder``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Protocol
@@ -63,6 +63,9 @@ class Evaluator(Protocol):
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         """Begins to compile plans that will be evaluated next or, not ``urgent``, after all that others will be."""
 
+    def has_compiled(self, plans: Sequence[Plan]) -> bool:
+        """Whether to evaluate these plans would wait for no compiler."""
+
     def __call__(self, plan: Plan) -> Measurement:
         """One plan, complete or not."""
 
@@ -102,6 +105,9 @@ class _Built(ABC):
 
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         self._builder.prepare(self.problem, plans, self.gpu, urgent=urgent)
+
+    def has_compiled(self, plans: Sequence[Plan]) -> bool:
+        return self._builder.has_compiled(self.problem, plans, self.gpu)
 
     def build(self, plan: Plan) -> Build | Measurement:
         """The build, or why there is none that this GPU could run."""
@@ -196,9 +202,18 @@ class MeasuredEvaluator(_Built):
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
         """With the variants that the worker will load, so that it finds them compiled."""
         super().prepare(plans, urgent=urgent)
-        handovers = filter(None, (Handover.of(plan, self.problem, self.ahead) for plan in plans))
-        for problem, variant in dict.fromkeys(chain.from_iterable(handover.variants for handover in handovers)):
+        for problem, variant in self._variants(plans):
             self._builder.prepare(problem, [variant], self.gpu, urgent=urgent)
+
+    def has_compiled(self, plans: Sequence[Plan]) -> bool:
+        """Their variants, too."""
+        variants = (self._builder.has_compiled(problem, [variant], self.gpu) for problem, variant in self._variants(plans))
+        return super().has_compiled(plans) and all(variants)
+
+    def _variants(self, plans: Sequence[Plan]) -> Iterable[tuple[Problem, Plan]]:
+        """What runs of these plans behind the forward plan ahead, each with its problem."""
+        handovers = filter(None, (Handover.of(plan, self.problem, self.ahead) for plan in plans))
+        return dict.fromkeys(chain.from_iterable(handover.variants for handover in handovers))
 
     def build(self, plan: Plan) -> Build | Measurement:
         """As any evaluator's; there is none, either, of a build that is known to take a process down."""

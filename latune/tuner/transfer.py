@@ -6,7 +6,8 @@ them and transferring to the rest, in seconds each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from latune.errors import LatuneError
 from latune.plan import Plan
@@ -25,12 +26,42 @@ _KEPT = 3
 _ALTERNATES = 1
 
 
-def transfer_problem(
-    problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan], *, seed: int = 0
-) -> Tuned:
-    """The fastest of two races: ``starts``, made feasible here, and the default; then their best and its variants.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A problem between its two races, while the second one's plans compile: the GPU is free for another one.
 
-    Each plan is verified on this problem, then timed in turns with those of its race.
+    Attributes:
+        first: the first race.
+        plans: those of the second; none: the first is all there is.
+    """
+
+    problem: Problem
+    evaluate: Evaluator
+    seed: int
+    first: Raced
+    plans: Sequence[Plan]
+
+    @property
+    def has_compiled(self) -> bool:
+        """Whether the second race would wait for no compiler."""
+        return self.evaluate.has_compiled(self.plans)
+
+    def finish(self) -> Tuned:
+        """Races the best of the first race and its variants; the fastest of both races wins."""
+        raced = _race(self.plans, self.evaluate) if self.plans else self.first
+        # What passed the first time may fall the second: then the first race is all there is.
+        placed = podium(self.problem, raced, self.evaluate) or podium(self.problem, self.first, self.evaluate)
+        evidence = self.evaluate.evidence if self.evaluate.evidence == "static" else TRANSFERRED
+        entry = entry_of(self.problem, placed, self.evaluate, alternates=_ALTERNATES, seed=self.seed, evidence=evidence)
+        return Tuned(entry=entry, searches={}, finalists=raced)
+
+
+def begin_transfer(
+    problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan], *, seed: int = 0
+) -> Transfer:
+    """Races ``starts``, made feasible here, and the default, and begins to compile what the second race needs.
+
+    In both races each plan is verified on this problem, then timed in turns with the others.
 
     Raises:
         LatuneError: none passed.
@@ -43,23 +74,25 @@ def transfer_problem(
         raise LatuneError(f"none of {len(first)} plans of its neighbours passed; {last}; search it: tune without --transfer")
     known = dict(first)
     new = [plan for plan in composer.variants(best[0]) if plan not in known]
-    raced = _race([*best, *new], evaluate) if new else first
-    # What passed the first time may fall the second: then the first race is all there is.
-    placed = podium(problem, raced, evaluate) or podium(problem, first, evaluate)
-    evidence = evaluate.evidence if evaluate.evidence == "static" else TRANSFERRED
-    entry = entry_of(problem, placed, evaluate, alternates=_ALTERNATES, seed=seed, evidence=evidence)
-    return Tuned(entry=entry, searches={}, finalists=raced)
+    plans = [*best, *new] if new else []
+    evaluate.prepare(plans)
+    return Transfer(problem=problem, evaluate=evaluate, seed=seed, first=first, plans=plans)
 
 
-def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> None:
-    """Begins to compile, while others have the GPU, what ``transfer_problem`` will race.
+def foresee_transfer(problem: Problem, space: Spaces | None, evaluate: Evaluator, starts: Sequence[Plan]) -> Callable[[], None]:
+    """Begins to compile, while others have the GPU, what the first race needs.
 
-    For its second race by a guess: that the likeliest start wins the first.
+    Returns:
+        What begins to compile for the second one, by a guess: that the likeliest start wins the first.
     """
     composer = Composer.of(problem, evaluate, space)
     first = composer.fit(starts)
-    second = [variant for likeliest in first[:1] for variant in composer.variants(likeliest)]
-    evaluate.prepare([*first, *second], urgent=False)
+    evaluate.prepare(first, urgent=False)
+
+    def guess() -> None:
+        evaluate.prepare([variant for likeliest in first[:1] for variant in composer.variants(likeliest)], urgent=False)
+
+    return guess
 
 
 def _race(plans: Sequence[Plan], evaluate: Evaluator) -> Raced:

@@ -65,7 +65,7 @@ def test_a_quick_run_races_what_has_an_entry_too_and_a_transfer_does_not(
         raced.append(problem)
         raise LatuneError("enough")
 
-    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "begin_transfer", transfer)
     monkeypatch.setattr(session, "tune_problem", lambda *_, **__: pytest.fail("searched"))
     monkeypatch.setattr(session, "pending", lambda *_, **__: [])
     assert run("tune", *SHAPE, "--direction", "fwd", *options).exit_code == len(expected)
@@ -107,7 +107,7 @@ def test_only_searches_ask_what_failed_before(
 
     monkeypatch.setattr(Target, "remembering", remembering)
     monkeypatch.setattr(session, "tune_problem", nothing)
-    monkeypatch.setattr(session, "transfer_problem", nothing)
+    monkeypatch.setattr(session, "begin_transfer", nothing)
     assert run("tune", *SHAPE, *options).exit_code == 1
     assert asked == expected
 

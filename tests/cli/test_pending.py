@@ -13,7 +13,7 @@ from latune import paths
 from latune.cache.device import DeviceCache
 from latune.cache.entry import Entry
 from latune.cache.store import cache_path
-from latune.cli.pending import pending
+from latune.cli.pending import forward_first, next_race, pending
 from latune.config import Config
 from latune.gpu import find_gpu
 from latune.plan import Plan, Step
@@ -83,3 +83,24 @@ def test_what_was_transferred_longest_ago_comes_first_and_forward_before_its_bac
     new = replace(FORWARD, seqlen=1024)
     in_order = [new, long, replace(long, direction="bwd"), short, replace(short, direction="bwd")]
     assert pending([*days, new], MEASURING, again=True) == in_order
+
+
+def shapes(*lengths: int) -> list[Problem]:
+    return [replace(problem, seqlen=length) for length in lengths for problem in BOTH]
+
+
+def test_forward_problems_come_first_of_a_few_in_a_row() -> None:
+    first, second, third, fourth, fifth, sixth = problems = shapes(256, 512, 1024)
+    assert forward_first(problems, 4) == [first, third, second, fourth, fifth, sixth]
+    assert forward_first([], 4) == []
+
+
+def test_first_races_fill_the_time_in_which_second_ones_compile() -> None:
+    done, at_work = SimpleNamespace(has_compiled=True), SimpleNamespace(has_compiled=False)
+    forward, backward, longer, _ = problems = shapes(256, 512)
+    assert next_race(problems, {}) == forward
+    left = problems[1:]
+    assert next_race(left, {forward: at_work}) == longer, "a backward problem waits for its forward one"
+    assert next_race(left, {forward: at_work, longer: done}) == longer
+    assert next_race([backward], {forward: at_work}) == forward, "there is nothing else"
+    assert next_race([backward, longer], {}) == backward, "its forward one is tuned, or has failed"

@@ -14,6 +14,7 @@ from entries import valid_entry
 
 from latune.cache.store import write_entries
 from latune.cli import session
+from latune.cli.pending import forward_first
 from latune.cli.shapes import parse_shape, problems_of
 from latune.errors import LatuneError
 from latune.gpu import find_gpu
@@ -40,7 +41,7 @@ def test_a_transfer_compiles_for_the_next_one_meanwhile(tmp_path, monkeypatch):
         raise LatuneError("nor that one")
 
     monkeypatch.setattr(session, "foresee_transfer", foresee)
-    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "begin_transfer", transfer)
     monkeypatch.setattr(session, "starts_of", lambda problem, gpu, folders: (problem, "starts", folders))
     target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *of: (*of, "evaluator"))
     session.Session(target=target, output=tmp_path / "out").transfer(PROBLEMS, {}, Settings(trials=1))
@@ -51,23 +52,103 @@ def test_eight_more_problems_are_compiled_for_ahead_of_the_first_race(tmp_path, 
     foreseen, at_first, begun = [], [], threading.Semaphore(0)
     shapes = [parse_shape(f"1,2,{length},64") for length in (256, 512, 1024, 2048, 4096)]
     problems = problems_of(shapes, direction="both", dtype="bf16", decay="none")
+    ordered = forward_first(problems, 8)
 
     def foresee(problem, *_):
         foreseen.append(problem)
         begun.release()
+        return lambda: None
 
     def transfer(problem, spaces, evaluate, starts, *, seed):
-        if problem == problems[0]:
+        if problem == ordered[0]:
             assert all(begun.acquire(timeout=60) for _ in range(9))
             at_first.extend(foreseen)
         raise LatuneError("not this one")
 
     monkeypatch.setattr(session, "foresee_transfer", foresee)
-    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "begin_transfer", transfer)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
     target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
     session.Session(target=target, output=tmp_path).race(problems, {}, Settings())
-    assert at_first == problems[:9]
+    assert at_first == ordered[:9]
+
+
+class Begun:
+    """A transfer whose second race is compiled once ``others`` first races have been."""
+
+    def __init__(self, raced, problem, others):
+        self.raced, self.problem, self.others = raced, problem, others
+
+    @property
+    def has_compiled(self):
+        return len({problem for number, problem in self.raced if number == 1}) > self.others
+
+    def finish(self):
+        self.raced.append((2, self.problem))
+        if self.problem.seqlen == 512:
+            raise LatuneError("its second race failed")
+        return SimpleNamespace(interrupted=False, entry=None)
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """Races what it is given; returns which race of which problem followed which, and the session."""
+
+    def race(problems, settings=None, others=2):
+        raced = []
+
+        def begin(problem, spaces, evaluate, starts, *, seed):
+            raced.append((1, problem))
+            if problem.seqlen == 1024:
+                raise LatuneError("its first race failed")
+            return Begun(raced, problem, others)
+
+        monkeypatch.setattr(session, "foresee_transfer", lambda *_: lambda: None)
+        monkeypatch.setattr(session, "begin_transfer", begin)
+        monkeypatch.setattr(session, "starts_of", lambda *_: [])
+        monkeypatch.setattr(session.Session, "_hands_over", lambda *_: False)
+        monkeypatch.setattr(session.Session, "_write", lambda run, problem, tuned: run.tuned.update({problem: tuned}))
+        monkeypatch.setattr(session.Session, "_say_how_far", lambda *_: None)
+        target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
+        run = session.Session(target=target, output=tmp_path)
+        run.race(problems, {}, settings or Settings())
+        return raced, run
+
+    return race
+
+
+def problems_of_lengths(*lengths):
+    shapes = [parse_shape(f"1,2,{length},64") for length in lengths]
+    return problems_of(shapes, direction="both", dtype="bf16", decay="none")
+
+
+def test_the_gpu_has_first_races_while_second_ones_compile(pipeline):
+    problems = problems_of_lengths(256, 2048, 4096)
+    forward, backward = problems[::2], problems[1::2]
+    raced, run = pipeline(problems)
+    firsts = [(1, problem) for problem in forward]
+    seconds = [(2, problem) for problem in forward]
+    assert raced[:6] == [*firsts, *seconds] and {problem for _, problem in raced[6:]} == set(backward)
+    assert list(run.tuned) == problems, "as they were asked for"
+
+
+def test_what_fails_in_either_race_stops_no_other(pipeline):
+    problems = problems_of_lengths(256, 512, 1024)
+    raced, run = pipeline(problems)
+    assert list(run.tuned) == problems[:2]
+    assert set(run.failed) == set(problems[2:])
+    assert set(run.failed.values()) == {"its first race failed", "its second race failed"}
+    assert len(raced) == 10 and len(set(raced)) == 10
+
+
+def test_when_the_time_is_up_what_is_begun_is_finished(pipeline, monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 9.0, *[11.0] * 20])
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    problems = problems_of_lengths(256, 2048, 4096)
+    raced, run = pipeline(problems, Settings(time_budget_s=10.0), others=9)
+    assert raced == [(race, problem) for race in (1, 2) for problem in (problems[0], problems[2])]
+    assert f"the time is up, 4 problems are left, from {problems[4]} on" in capsys.readouterr().err
+    assert list(run.tuned) == [problems[0], problems[2]]
 
 
 def test_plans_are_compiled_while_the_worker_comes_up(tmp_path, monkeypatch, capsys):
@@ -83,7 +164,7 @@ def test_plans_are_compiled_while_the_worker_comes_up(tmp_path, monkeypatch, cap
         raise LatuneError("not this one")
 
     monkeypatch.setattr(session, "foresee_transfer", lambda *_: begun.set())
-    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "begin_transfer", transfer)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
     target = SimpleNamespace(gpu=A100, worker=Worker(), evidence="measured", evaluator=lambda *_: None)
     run = session.Session(target=target, output=tmp_path)
@@ -111,7 +192,7 @@ def test_after_ctrl_c_nothing_more_is_compiled_ahead(tmp_path, monkeypatch):
 
     monkeypatch.setattr(session, "ThreadPoolExecutor", Executor)
     monkeypatch.setattr(session, "foresee_transfer", foresee)
-    monkeypatch.setattr(session, "transfer_problem", transfer)
+    monkeypatch.setattr(session, "begin_transfer", transfer)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
     target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
     run = session.Session(target=target, output=tmp_path)

@@ -91,7 +91,7 @@ def test_ctrl_c_says_what_the_next_run_will_do(run, own_cache, monkeypatch, argu
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for name in ("tune_problem", "transfer_problem"):
+    for name in ("tune_problem", "begin_transfer"):
         monkeypatch.setattr(session, name, interrupt)
     result = run("tune", "--gpu", "a100", *SHAPES[:2], "--direction", "fwd", *arguments)
     assert result.exit_code == 130 and goes_on in result.stderr

@@ -58,6 +58,16 @@ def test_each_plan_is_compiled_once(fake_builds: ModuleType) -> None:
         assert builder(PROBLEM, plan(fake_builds), GPU) is first
 
 
+def test_a_plan_is_compiled_once_its_build_is_there(fake_builds: ModuleType) -> None:
+    known, unknown = plan(fake_builds), plan(fake_builds, num_warps=8)
+    with ParallelBuilder(workers=1, runner="fake_compilers:start") as builder:
+        assert not builder.has_compiled(PROBLEM, [known], GPU)
+        builder(PROBLEM, known, GPU)
+        assert builder.has_compiled(PROBLEM, [known], GPU)
+        assert not builder.has_compiled(PROBLEM, [known, unknown], GPU)
+        assert not builder.has_compiled(replace(PROBLEM, seqlen=128), [known], GPU)
+
+
 def test_what_is_asked_for_comes_before_what_may_be_later(fake_builds: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, under_way, go_on = [], threading.Event(), threading.Event()
 

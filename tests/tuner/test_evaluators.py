@@ -36,6 +36,10 @@ class Builds:
     prepared: list[Plan] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     urgent: set[bool] = field(default_factory=set)
+    compiled: Sequence[Plan] = ()
+
+    def has_compiled(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu) -> bool:
+        return set(plans) <= set(self.compiled)
 
     def prepare(self, problem: Problem, plans: Sequence[Plan], gpu: Gpu, *, urgent: bool = True) -> None:
         self.prepared += plans
@@ -166,6 +170,19 @@ def test_what_the_worker_will_load_of_a_plan_is_compiled_with_it(builds: Builds,
     builds.urgent.clear()
     measured.prepare([whole, cut], urgent=False)
     assert builds.urgent == {False}
+
+
+def test_what_runs_behind_the_forward_plan_is_to_be_compiled_too(builds: Builds, fake_builds: ModuleType) -> None:
+    problem = replace(PROBLEM, direction="bwd", head_dim_k=64, head_dim_v=64)
+    segments = {"algorithm": "split", "programs": 256}
+    cut, ahead = (fake_builds.one(kernel, fake_builds.config("plain", **segments)) for kernel in ("dq", "o"))
+    measured, states = MeasuredEvaluator(problem, GPU, builds, FakeWorker(), ahead), Handover.of(cut, problem, ahead)
+    assert states is not None
+    for compiled in ([], [cut], [cut, states.keeper], [states.keeper, states.taker]):
+        builds.compiled = compiled
+        assert not measured.has_compiled([cut])
+    builds.compiled = [cut, states.keeper, states.taker]
+    assert measured.has_compiled([cut]) and measured.has_compiled([])
 
 
 def test_backward_plans_are_judged_behind_the_forward_plan(builds: Builds, plans: list[Plan]) -> None:

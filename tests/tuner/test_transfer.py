@@ -14,7 +14,8 @@ from latune.gpu import Gpu, find_gpu
 from latune.measurement import Measurement
 from latune.plan import Plan
 from latune.problem import Problem
-from latune.tuner.transfer import foresee_transfer, transfer_problem
+from latune.tuner.transfer import begin_transfer, foresee_transfer
+from latune.tuner.tune import Tuned
 
 LONG = Problem(
     direction="fwd", decay="constant", dtype="bf16", batch=1, num_heads=64, seqlen=32768, head_dim_k=128, head_dim_v=128
@@ -32,13 +33,16 @@ class Raced:
     ahead: Plan | None = None
     races: list[Sequence[Plan]] = field(default_factory=list)
     foreseen: list[Plan] = field(default_factory=list)
+    prepared: list[Plan] = field(default_factory=list)
     toolchain: Mapping[str, str | None] = field(
         default_factory=lambda: dict.fromkeys(("torch", "triton", "cuda", "driver", "latune", "protocol"), "1")
     )
 
     def prepare(self, plans: Sequence[Plan], *, urgent: bool = True) -> None:
-        assert not urgent
-        self.foreseen += plans
+        (self.prepared if urgent else self.foreseen).extend(plans)
+
+    def has_compiled(self, plans: Sequence[Plan]) -> bool:
+        return len(plans) < 2
 
     def race_here(self, plans: Sequence[Plan]) -> list[Measurement]:
         self.races.append(plans)
@@ -68,9 +72,13 @@ def programs(plan: Plan) -> object:
     return plan.steps[0].config.values().get("PROGRAMS")
 
 
+def transfer_problem(problem: Problem, evaluate: Raced, starts: Sequence[Plan]) -> Tuned:
+    return begin_transfer(problem, None, evaluate, starts).finish()
+
+
 def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: list[Plan]) -> None:
     evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25})
-    tuned = transfer_problem(LONG, None, evaluate, starts)
+    tuned = transfer_problem(LONG, evaluate, starts)
     assert (tuned.entry.plan, tuned.entry.evidence) == (starts[0], "transferred")
     assert (tuned.entry.problem, tuned.entry.measurement.median_ms) == (LONG, 0.2)
     assert [programs(plan) for plan in evaluate.races[0]] == [512, 128, None]
@@ -81,7 +89,7 @@ def test_the_fastest_start_wins_and_the_entry_says_where_it_comes_from(starts: l
 
 def test_the_best_start_runs_again_with_its_variants_and_may_lose_to_one(starts: list[Plan]) -> None:
     evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25, 256: 0.1})
-    tuned = transfer_problem(LONG, None, evaluate, starts)
+    tuned = transfer_problem(LONG, evaluate, starts)
     first, second, *_ = evaluate.races
     assert [programs(plan) for plan in second[:3]] == [512, 128, None], "the podium of the first race"
     assert not set(second[3:]) & set(first)
@@ -91,12 +99,22 @@ def test_the_best_start_runs_again_with_its_variants_and_may_lose_to_one(starts:
 
 def test_what_is_compiled_ahead_is_what_races_if_the_likeliest_start_wins(starts: list[Plan]) -> None:
     evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25})
-    foresee_transfer(LONG, None, evaluate, starts)
-    assert evaluate.races == []
-    transfer_problem(LONG, None, evaluate, starts)
+    guess = foresee_transfer(LONG, None, evaluate, starts)
+    of_first = len(evaluate.foreseen)
+    guess()
+    assert evaluate.races == [] and evaluate.prepared == []
+    transfer_problem(LONG, evaluate, starts)
     first, second, *_ = evaluate.races
     assert set(second) - set(first), "the likeliest start has variants"
-    assert evaluate.foreseen[: len(first)] == first and set(evaluate.foreseen) == {*first, *second}
+    assert evaluate.foreseen[:of_first] == first and set(evaluate.foreseen) == {*first, *second}
+
+
+def test_between_its_races_a_problem_has_no_claim_to_the_gpu(starts: list[Plan]) -> None:
+    evaluate = Raced(ms={None: 0.5, 512: 0.2, 128: 0.25})
+    begun = begin_transfer(LONG, None, evaluate, starts)
+    assert len(evaluate.races) == 1 and evaluate.prepared == begun.plans and not begun.has_compiled
+    begun.finish()
+    assert evaluate.races[1:] and evaluate.races[1] == begun.plans
 
 
 def test_the_first_race_stands_when_the_second_one_fails(starts: list[Plan]) -> None:
@@ -105,21 +123,21 @@ def test_the_first_race_stands_when_the_second_one_fails(starts: list[Plan]) -> 
             fell = [Measurement(outcome="timeout", detail="it hung")] * len(plans)
             return fell if self.races else super().race_here(plans)
 
-    tuned = transfer_problem(LONG, None, Falling(ms={512: 0.2}), starts)
+    tuned = transfer_problem(LONG, Falling(ms={512: 0.2}), starts)
     assert (tuned.entry.plan, tuned.entry.measurement.median_ms) == (starts[0], 0.2)
 
 
 def test_what_is_only_predicted_stays_static(starts: list[Plan]) -> None:
-    assert transfer_problem(LONG, None, Raced(ms={512: 0.2}, evidence="static"), starts).entry.evidence == "static"
+    assert transfer_problem(LONG, Raced(ms={512: 0.2}, evidence="static"), starts).entry.evidence == "static"
 
 
 def test_plans_of_the_other_direction_are_no_starts(starts: list[Plan]) -> None:
     evaluate = Raced(ms={None: 0.5})
-    transfer_problem(replace(LONG, direction="bwd"), None, evaluate, starts)
+    transfer_problem(replace(LONG, direction="bwd"), evaluate, starts)
     [plan] = evaluate.races[0]
     assert plan.outputs == ("dq", "dk", "dv")
 
 
 def test_when_none_passes_the_way_out_is_named(starts: list[Plan]) -> None:
     with pytest.raises(LatuneError, match=r"none of 3 plans of its neighbours passed; it fell; .* without --transfer"):
-        transfer_problem(LONG, None, Raced(ms={}), starts)
+        transfer_problem(LONG, Raced(ms={}), starts)

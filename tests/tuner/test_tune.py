@@ -25,7 +25,7 @@ from latune.measurement import Measurement
 from latune.plan import FORMS, Plan, Step
 from latune.problem import Problem
 from latune.tuner.search import TrialEvent
-from latune.tuner.transfer import transfer_problem
+from latune.tuner.transfer import begin_transfer
 from latune.tuner.tune import Settings, Tuned, finals_of, foresee_search, study_name, tune, tune_problem
 
 FORWARD = Problem(
@@ -217,7 +217,7 @@ def test_finalists_and_transfers_are_also_cut_as_the_forward_plan_ahead(settings
     winner = tuned(problem, evaluate, settings).entry.plan
     assert any(by_forward in plan.steps and len(plan.steps) > 1 for plan in evaluate.evaluated)
     assert by_forward not in winner.steps, "segments are dear here"
-    transferred = transfer_problem(problem, None, evaluate, [winner])
+    transferred = begin_transfer(problem, None, evaluate, [winner]).finish()
     assert any(by_forward in plan.steps for plan, _ in transferred.finalists)
 
 
