@@ -11,8 +11,9 @@ from latune.codegen.build import Build
 from latune.gpu import Gpu, find_gpu
 from latune.plan import Plan
 from latune.problem import Problem
+from latune.tuner import compiler
 from latune.tuner.cases import small_problems
-from latune.tuner.compiler import start, start_verified
+from latune.tuner.compiler import start, start_verified, warm_up
 from latune.tuner.jobs import Compile
 
 GPU = find_gpu("a100")
@@ -36,10 +37,19 @@ def test_what_will_be_verified_is_compiled_for_that_too(
         asked.append(options)
         return fake_builds.build(problem, plan, gpu)
 
-    hashed: list[bool] = []
+    warm: list[bool] = []
     monkeypatch.setattr("latune.tuner.compiler.build", build_)
-    monkeypatch.setattr("latune.tuner.compiler.hash_triton", lambda: hashed.append(True))
+    monkeypatch.setattr("latune.tuner.compiler.warm_up", lambda: warm.append(True))
     compile_ = begin(0)
-    assert hashed == [True], "before there is anything to compile"
+    assert warm == [True], "before there is anything to compile"
     compile_(Compile(problem=PROBLEM, plan=fake_builds.one("o", fake_builds.config()), gpu=GPU))
-    assert asked == [wanted] and hashed == [True]
+    assert asked == [wanted] and warm == [True]
+
+
+def test_a_warm_compiler_has_parsed_templates_and_recorded_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    record = compiler.record_launches
+    monkeypatch.setattr(compiler, "hash_triton", lambda: done.append("hashed"))
+    monkeypatch.setattr(compiler, "record_launches", lambda *of: done.extend(launch.kernel.__name__ for launch in record(*of)))
+    warm_up()
+    assert done == ["hashed", "o_kernel"]
