@@ -171,34 +171,39 @@ class Session:
         Raises:
             WorkerError: as there.
         """
+        with _aside() as aside, self._until_ctrl_c():
+            self._race_all(problems, spaces, settings, aside)
+        self.tuned = {problem: self.tuned[problem] for problem in problems if problem in self.tuned}
+
+    def _race_all(
+        self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings, aside: ThreadPoolExecutor
+    ) -> None:
         deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
         left, begun = forward_first(problems, _FORESEEN), dict[Problem, Transfer]()
-        # What goes wrong aside goes wrong again, and is told, when its turn comes.
-        with _aside() as aside:
-            unforeseen = iter(left.copy())
+        unforeseen = iter(left.copy())
 
-            def foresee(count: int) -> None:
-                for later in islice(unforeseen, count):
-                    aside.submit(self._foresee_both, later, spaces, aside)
+        def foresee(count: int) -> None:
+            for later in islice(unforeseen, count):
+                # What goes wrong aside goes wrong again, and is told, when its turn comes.
+                aside.submit(self._foresee_both, later, spaces, aside)
 
-            foresee(_FORESEEN)
-            self._meet_the_device()
-            while (left or begun) and not self.interrupted:
-                if left and deadline is not None and time.monotonic() > deadline:
-                    say(f"the time is up, {len(left)} problems are left, from {left[0]} on")
-                    left.clear()
-                    continue
-                problem = next_race(left, begun)
-                if problem in begun:
-                    self._add(problem, begun.pop(problem).finish)
-                    self._say_how_far(problem, len(problems))
-                    continue
-                left.remove(problem)
-                foresee(1)
-                with self._told(problem):
-                    judge, starts = self._judge(problem), self._starts(problem)
-                    begun[problem] = begin_transfer(problem, spaces, judge, starts, seed=settings.seed)
-        self.tuned = {problem: self.tuned[problem] for problem in problems if problem in self.tuned}
+        foresee(_FORESEEN)
+        self._meet_the_device()
+        while (left or begun) and not self.interrupted:
+            if left and deadline is not None and time.monotonic() > deadline:
+                say(f"the time is up, {len(left)} problems are left, from {left[0]} on")
+                left.clear()
+                continue
+            problem = next_race(left, begun)
+            if problem in begun:
+                self._add(problem, begun.pop(problem).finish)
+                self._say_how_far(problem, len(problems))
+                continue
+            left.remove(problem)
+            foresee(1)
+            with self._told(problem):
+                judge, starts = self._judge(problem), self._starts(problem)
+                begun[problem] = begin_transfer(problem, spaces, judge, starts, seed=settings.seed)
 
     def _say_how_far(self, problem: Problem, count: int) -> None:
         if problem in self.tuned:
@@ -251,13 +256,19 @@ class Session:
 
     @contextmanager
     def _told(self, problem: Problem) -> Iterator[None]:
-        """What goes wrong with a problem is kept in ``failed``; Ctrl-C ends the run."""
+        """What goes wrong with a problem is kept in ``failed``."""
+        with self._until_ctrl_c():
+            try:
+                yield
+            except LatuneError as error:
+                self._fail(problem, str(error))
+
+    @contextmanager
+    def _until_ctrl_c(self) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
             self.interrupted = True
-        except LatuneError as error:
-            self._fail(problem, str(error))
 
     def _fail(self, problem: Problem, why: str) -> None:
         self.failed[problem] = why

@@ -94,7 +94,7 @@ class Begun:
 def pipeline(tmp_path, monkeypatch):
     """Races what it is given; returns which race of which problem followed which, and the session."""
 
-    def race(problems, settings=None, others=2):
+    def race(problems, settings=None, others=2, patched=None):
         raced = []
 
         def begin(problem, spaces, evaluate, starts, *, seed):
@@ -108,7 +108,8 @@ def pipeline(tmp_path, monkeypatch):
         monkeypatch.setattr(session, "starts_of", lambda *_: [])
         monkeypatch.setattr(session.Session, "_hands_over", lambda *_: False)
         monkeypatch.setattr(session.Session, "_write", lambda run, problem, tuned: run.tuned.update({problem: tuned}))
-        monkeypatch.setattr(session.Session, "_say_how_far", lambda *_: None)
+        if patched != "_say_how_far":
+            monkeypatch.setattr(session.Session, "_say_how_far", lambda *_: None)
         target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
         run = session.Session(target=target, output=tmp_path)
         run.race(problems, {}, settings or Settings())
@@ -149,6 +150,19 @@ def test_when_the_time_is_up_what_is_begun_is_finished(pipeline, monkeypatch, ca
     assert raced == [(race, problem) for race in (1, 2) for problem in (problems[0], problems[2])]
     assert f"the time is up, 4 problems are left, from {problems[4]} on" in capsys.readouterr().err
     assert list(run.tuned) == [problems[0], problems[2]]
+
+
+@pytest.mark.parametrize("where", ["_meet_the_device", "_say_how_far"])
+def test_ctrl_c_beside_the_races_ends_the_run_as_within_one(pipeline, monkeypatch, where):
+    """While the worker comes up, or between two races."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    problems = problems_of_lengths(256, 2048)
+    monkeypatch.setattr(session.Session, where, interrupt)
+    raced, run = pipeline(problems, patched=where)
+    assert run.interrupted and len(run.tuned) == (where == "_say_how_far") and len(raced) <= 3
 
 
 def test_plans_are_compiled_while_the_worker_comes_up(tmp_path, monkeypatch, capsys):
