@@ -20,7 +20,7 @@ from latune.gpu import find_gpu
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
 from latune.tuner.evaluators import StaticEvaluator
-from latune.tuner.tune import Tuned
+from latune.tuner.tune import Settings, Tuned
 
 SHAPE = ("--gpu", "a100", "--shape", "1,2,256,32")
 A100 = find_gpu("a100")
@@ -163,7 +163,7 @@ def test_plans_are_judged_beside_what_the_output_folder_holds(cache, tmp_path, m
     one = session.Session(target=SimpleNamespace(gpu=A100, evaluator=evaluator), output=tmp_path)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
     problem, *_ = (entry.problem for entry in _entries(cache))
-    one._add(problem, lambda **_: None)
+    one._add(problem, lambda: one._search(problem, {}, Settings(), lambda _: None))
     assert asked == [(problem, [tmp_path])] and one.failed == {problem: "enough"}
 
 
