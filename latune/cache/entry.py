@@ -27,6 +27,8 @@ PlanSha256 = Callable[[Bucket, Plan], str]
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 _TIMESTAMP_PATTERN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SHAPE = ("batch", "num_heads", "seqlen")
+# What a bucket has in common with its problems.
+_BESIDE_SHAPE = tuple(part.name for part in fields(Bucket) if part.name not in ("batch_heads", "seqlen"))
 
 
 def utc_now() -> str:
@@ -101,7 +103,7 @@ class Entry:
     @property
     def problem(self) -> Problem:
         """The problem the plan was tuned on."""
-        kept = {name: value for name, value in asdict(self.bucket).items() if name not in ("batch_heads", "seqlen")}
+        kept = {name: getattr(self.bucket, name) for name in _BESIDE_SHAPE}
         return Problem(batch=self.batch, num_heads=self.num_heads, seqlen=self.seqlen, **kept)
 
     def is_current(self, plan_sha256: PlanSha256) -> bool:

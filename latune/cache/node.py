@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import reprlib
 from collections.abc import Callable, Sequence
@@ -121,5 +123,28 @@ class Node(NamedTuple):
         return self.where or "the file"
 
 
+def known_again(read: Callable[[Node], T]) -> Callable[[Node], T]:
+    """``read`` of what a file says in hundreds of places: equal values are read once.
+
+    Args:
+        read: what it makes cannot be changed, and does not depend on the place.
+    """
+
+    @functools.lru_cache(maxsize=4096)
+    def of(text: str) -> T:
+        return read(Node(json.loads(text), ""))
+
+    @functools.wraps(read)
+    def again(node: Node) -> T:
+        try:
+            return of(json.dumps(node.value))
+        except (ValueError, RecursionError):
+            # It says where.
+            return read(node)
+
+    return again
+
+
+@functools.lru_cache(maxsize=1024)
 def _is_word(text: str) -> bool:
     return text.isascii() and text.isidentifier()

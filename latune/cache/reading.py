@@ -10,7 +10,7 @@ import reprlib
 from dataclasses import fields
 from typing import TypeVar
 
-from latune.cache.node import Node
+from latune.cache.node import Node, known_again
 from latune.config import Config
 from latune.gpu import ARCHITECTURES, CATALOGUE, Gpu
 from latune.measurement import Measurement
@@ -80,6 +80,7 @@ def _step(node: Node) -> Step:
     return node.make(Step, kernel=found["kernel"].text(), config=_config(found["config"]))
 
 
+@known_again
 def _config(node: Node) -> Config:
     found = node.fields(*_keys(Config))
     return Config.of(

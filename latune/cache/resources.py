@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from latune.cache.node import Node
+from latune.cache.node import Node, known_again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +17,14 @@ class Resources:
     shared_bytes: int
     num_warps: int
 
-    @classmethod
-    def read(cls, node: Node) -> Resources:
+    @staticmethod
+    @known_again
+    def read(node: Node) -> Resources:
         """From an entry's JSON.
 
         Raises:
             ValueError: something is missing, unknown or of another type; the message names its key.
         """
-        found = node.fields(*(member.name for member in fields(cls)))
+        found = node.fields(*(member.name for member in fields(Resources)))
         name, num_warps = found.pop("name").text(), found.pop("num_warps").integer(1)
-        return cls(name=name, num_warps=num_warps, **{name: value.integer() for name, value in found.items()})
+        return Resources(name=name, num_warps=num_warps, **{name: value.integer() for name, value in found.items()})
