@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,6 @@ from latune.cache.store import read_cache
 from latune.gpu import find_gpu
 
 KILLS = 3
-LONGEST_S = 6.0
-"""An undisturbed run takes about as long."""
 ARGUMENTS = ("--gpu", "a100", "--shape", "1,2,64,32", "--direction", "fwd", "--decay", "none", "--trials", "5", "--jobs", "1")
 
 
@@ -65,9 +64,15 @@ def _environment(process: Path) -> bytes:
 
 
 def killed(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
-    """Kills runs at random moments, each begun anew once it is whole; returns how many were killed, and in how many runs."""
-    whole = folder / "whole"
+    """Kills runs at random moments until about where they end, each begun anew once it is whole.
+
+    Returns:
+        How many were killed, and in how many runs.
+    """
+    whole, began = folder / "whole", time.monotonic()
     assert begin(whole).wait() == 0
+    # The others find their kernels compiled.
+    longest_s = 2 / 3 * (time.monotonic() - began)
     moments, done, runs = random.Random(seed), 0, 0
     while done < kills:
         root, runs = folder / f"run {runs}", runs + 1
@@ -75,7 +80,7 @@ def killed(folder: Path, kills: int, *, seed: int = 0) -> tuple[int, int]:
         while done < kills and code is None:
             process = begin(root)
             try:
-                code = process.wait(moments.uniform(0, LONGEST_S))
+                code = process.wait(moments.uniform(0, longest_s))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
