@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ class Standby:
         self.worker.begin()
 
     def close(self) -> None:
-        """Ends them."""
-        self.worker.close()
-        self.builder.close()
+        """Ends them; the compilers too where the worker does not end, or nobody waits for it."""
+        try:
+            self.worker.close()
+        finally:
+            self.builder.close()
 
 
 @contextmanager
@@ -53,4 +56,5 @@ def standing_by(*, seed: int = 0, device_index: int = 0, workers: int | None = N
 
 
 def _may_have_a_gpu() -> bool:
-    return any(device.exists() for device in _DEVICES)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(device.exists() for device in _DEVICES)

@@ -164,10 +164,12 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process and its successor."""
-        self.restart()
         successor, self._successor = self._successor, None
-        if successor is not None:
-            successor.kill()
+        try:
+            self.restart()
+        finally:
+            if successor is not None:
+                successor.kill()
 
     def _ask(self, job: Job, timeout_s: float, problem: Problem | None = None, ahead: Plan | None = None) -> object:
         """The answer to a job, about a prepared problem where one is given; a process that has died idle is replaced unseen.

@@ -53,3 +53,12 @@ def test_a_warm_compiler_has_parsed_templates_and_recorded_launches(monkeypatch:
     monkeypatch.setattr(compiler, "record_launches", lambda *of: done.extend(launch.kernel.__name__ for launch in record(*of)))
     warm_up()
     assert done == ["hashed", "o_kernel"]
+
+
+def test_what_is_in_the_way_of_warming_up_is_left_to_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiler, "hash_triton", lambda: None)
+    monkeypatch.setattr(compiler, "load", full)
+    warm_up()

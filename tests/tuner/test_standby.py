@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from latune.errors import WorkerError
 from latune.tuner import standby
 from latune.tuner.process import Process
 from latune.tuner.standby import standing_by
+from latune.tuner.worker import Worker
 
 
 @pytest.fixture
@@ -49,4 +51,24 @@ def test_they_end_when_what_they_stand_by_for_fails(begun: list[Process], monkey
     monkeypatch.setattr(standby, "_may_have_a_gpu", lambda: True)
     with pytest.raises(KeyboardInterrupt), standing_by(workers=1):
         raise KeyboardInterrupt
+    assert len(begun) == 2 and not any(process.alive for process in begun)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_none_is_begun_where_gpus_are_hidden(begun: list[Process], monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
+    monkeypatch.setattr(standby, "_DEVICES", (Path("/dev/null"),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with standing_by(workers=1):
+        assert begun == []
+
+
+def test_compilers_end_though_the_worker_does_not(begun: list[Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(_: Worker) -> None:
+        raise WorkerError("stuck in the GPU driver")
+
+    monkeypatch.setattr(standby, "_may_have_a_gpu", lambda: False)
+    monkeypatch.setattr(Worker, "close", stuck)
+    monkeypatch.setattr(Worker, "begin", lambda _: None)
+    with pytest.raises(WorkerError, match="stuck"), standing_by(workers=2) as processes:
+        processes.begin()
     assert len(begun) == 2 and not any(process.alive for process in begun)
