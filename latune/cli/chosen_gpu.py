@@ -35,5 +35,5 @@ def chosen_gpu(name: str) -> Gpu:
 
 def _stand_in() -> Gpu:
     gpu = find_gpu(STATIC_GPU)
-    say(f"no GPU in this machine: {gpu.title} is meant; name another with --gpu")
+    say(f"no GPU in this machine that kernels are generated for: {gpu.title} is meant; name another with --gpu")
     return gpu

@@ -45,6 +45,8 @@ _TIMED_SHARE = 1 / 5
 _FREE_SHARE = 0.9
 # So many problems ahead of the one that is raced are compiled for: racing takes two seconds or three, compiling up to ten.
 _FORESEEN = 8
+# So many problems are between their two races at most: what they have come to is lost by Ctrl-C, and awaited when time is up.
+_AT_ONCE = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class Session:
     Attributes:
         output: the folder to write to; None: the user's cache.
         path: the cache file; None until something is written.
-        tuned: by problem, in the order in which they were tuned.
+        tuned: by problem.
         failed: problems for which nothing was found, and why.
         unhanded: forward problems whose former plan left to the backward pass what their new one does not.
     """
@@ -115,7 +117,7 @@ class Session:
         progress = TuningProgress(problems, trials=settings.trials, bandwidth_gbps=bandwidth_gbps)
         with progress, _aside() as aside:
             left = list(problems)
-            for _, share_s in self._shares(problems, settings.time_budget_s):
+            for share_s in self._shares(problems, settings.time_budget_s):
                 limited = replace(settings, time_budget_s=share_s)
                 with ExitStack() as hands:
                     try:
@@ -161,25 +163,35 @@ class Session:
             searched = settings.fresh and self.target.evidence == "measured"
             which = "that was searched, and stays: search them again, without --transfer" if searched else "already"
             say(f"{len(problems) - len(unknown)} of {len(problems)} buckets have an entry {which}")
-        self.race(unknown, spaces, settings)
+        # What is transferred again goes on where it was stopped by the ages of entries: both directions of a shape in turn.
+        self.race(unknown, spaces, settings, at_once=1 if settings.fresh else _AT_ONCE)
 
-    def race(self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings) -> None:
+    def race(
+        self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings, *, at_once: int = _AT_ONCE
+    ) -> None:
         """As ``search``, from what serves the problems now and the winners of neighbouring buckets alone.
 
         While compilers are at work for the second race of one problem, the GPU has the first race of another.
 
+        Args:
+            at_once: so many problems at most are between their races.
+
         Raises:
             WorkerError: as there.
         """
-        with _aside() as aside, self._until_ctrl_c():
-            self._race_all(problems, spaces, settings, aside)
+        with self._until_ctrl_c(), _aside() as aside:
+            self._race_all(problems, spaces, settings, at_once, aside)
         self.tuned = {problem: self.tuned[problem] for problem in problems if problem in self.tuned}
 
     def _race_all(
-        self, problems: Sequence[Problem], spaces: Mapping[str, Space], settings: Settings, aside: ThreadPoolExecutor
+        self,
+        problems: Sequence[Problem],
+        spaces: Mapping[str, Space],
+        settings: Settings,
+        at_once: int,
+        aside: ThreadPoolExecutor,
     ) -> None:
-        deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
-        left, begun = forward_first(problems, _FORESEEN), dict[Problem, Transfer]()
+        left, begun = forward_first(problems, _FORESEEN if at_once > 1 else 1), dict[Problem, Transfer]()
         unforeseen = iter(left.copy())
 
         def foresee(count: int) -> None:
@@ -189,12 +201,13 @@ class Session:
 
         foresee(_FORESEEN)
         self._meet_the_device()
+        deadline = None if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
         while (left or begun) and not self.interrupted:
             if left and deadline is not None and time.monotonic() > deadline:
                 say(f"the time is up, {len(left)} problems are left, from {left[0]} on")
                 left.clear()
                 continue
-            problem = next_race(left, begun)
+            problem = next_race(left if len(begun) < at_once else [], begun)
             if problem in begun:
                 self._add(problem, begun.pop(problem).finish)
                 self._say_how_far(problem, len(problems))
@@ -236,13 +249,13 @@ class Session:
         """Where this run's entries are looked for; none: where the dispatcher looks."""
         return [] if self.output is None else [self.output]
 
-    def _shares(self, problems: Sequence[Problem], budget_s: float | None) -> Iterator[tuple[Problem, float | None]]:
-        """Each problem with its share of the time that is left, until Ctrl-C."""
+    def _shares(self, problems: Sequence[Problem], budget_s: float | None) -> Iterator[float | None]:
+        """For each problem its share of the time that is left, until Ctrl-C."""
         deadline = None if budget_s is None else time.monotonic() + budget_s
-        for index, problem in enumerate(problems):
+        for index in range(len(problems)):
             if self.interrupted:
                 return
-            yield problem, None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
+            yield None if deadline is None else max(deadline - time.monotonic(), 0) / (len(problems) - index)
 
     def _add(self, problem: Problem, tune: Callable[[], Tuned]) -> None:
         """Tunes the problem and writes its entry."""
@@ -348,12 +361,14 @@ class Session:
 
 @contextmanager
 def _aside() -> Iterator[ThreadPoolExecutor]:
-    """A thread beside this one; what it has not begun when the block ends is left."""
+    """A thread beside this one; what it has not begun when the block ends is left, and not waited for if that fails."""
     executor = ThreadPoolExecutor(1)
     try:
         yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown(cancel_futures=True)
 
 
 def _and_once(on_trial: OnTrial, foresee: Callable[[Problem], object], problems: Sequence[Problem]) -> OnTrial:

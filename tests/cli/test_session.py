@@ -94,7 +94,7 @@ class Begun:
 def pipeline(tmp_path, monkeypatch):
     """Races what it is given; returns which race of which problem followed which, and the session."""
 
-    def race(problems, settings=None, others=2, patched=None):
+    def race(problems, settings=None, others=2, patched=None, **options):
         raced = []
 
         def begin(problem, spaces, evaluate, starts, *, seed):
@@ -112,7 +112,7 @@ def pipeline(tmp_path, monkeypatch):
             monkeypatch.setattr(session.Session, "_say_how_far", lambda *_: None)
         target = SimpleNamespace(gpu=A100, worker=None, evidence="measured", evaluator=lambda *_: None)
         run = session.Session(target=target, output=tmp_path)
-        run.race(problems, {}, settings or Settings())
+        run.race(problems, {}, settings or Settings(), **options)
         return raced, run
 
     return race
@@ -131,6 +131,26 @@ def test_the_gpu_has_first_races_while_second_ones_compile(pipeline):
     seconds = [(2, problem) for problem in forward]
     assert raced[:6] == [*firsts, *seconds] and {problem for _, problem in raced[6:]} == set(backward)
     assert list(run.tuned) == problems, "as they were asked for"
+
+
+def test_no_more_problems_than_told_are_between_their_races(pipeline):
+    problems = problems_of_lengths(256, 2048, 4096)
+    raced, _ = pipeline(problems, others=9, at_once=1)
+    assert raced == [(race, problem) for problem in problems for race in (1, 2)]
+    raced, _ = pipeline(problems, others=9, at_once=2)
+    forward = problems[::2]
+    assert raced[:3] == [(1, forward[0]), (1, forward[1]), (2, forward[0])]
+
+
+def test_what_is_transferred_again_is_raced_in_the_order_of_its_age(monkeypatch, tmp_path):
+    """Both directions of a shape, so that however short the runs are they get on."""
+    asked = []
+    monkeypatch.setattr(session, "pending", lambda problems, *_, again: problems)
+    monkeypatch.setattr(session.Session, "race", lambda run, *_, at_once: asked.append(at_once))
+    run = session.Session(target=SimpleNamespace(gpu=A100, worker=None, evidence="measured"), output=tmp_path)
+    run.transfer(PROBLEMS, {}, Settings(fresh=True))
+    run.transfer(PROBLEMS, {}, Settings())
+    assert asked[0] == 1 < asked[1]
 
 
 def test_what_fails_in_either_race_stops_no_other(pipeline):
