@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from latune.errors import UnknownGpuError
 
@@ -183,6 +184,32 @@ def identify_gpu(*, arch: int, sms: int, memory_bytes: int, l2_bytes: int, title
     if near:
         return min(near, key=lambda gpu: abs(gib - gpu.memory_gib))
     return _unlisted_gpu(arch, sms, gib, l2_bytes / 2**20, title)
+
+
+class DeviceProperties(Protocol):
+    """What ``torch.cuda.get_device_properties`` returns, as far as it tells GPUs apart."""
+
+    name: str
+    major: int
+    minor: int
+    multi_processor_count: int
+    total_memory: int
+    L2_cache_size: int
+
+
+def gpu_of(device: DeviceProperties) -> Gpu:
+    """As ``identify_gpu``, of a device as torch describes it.
+
+    Raises:
+        UnknownGpuError: as there.
+    """
+    return identify_gpu(
+        arch=10 * device.major + device.minor,
+        sms=device.multi_processor_count,
+        memory_bytes=device.total_memory,
+        l2_bytes=device.L2_cache_size,
+        title=device.name,
+    )
 
 
 def _unlisted_gpu(arch: int, sms: int, gib: float, l2_mib: float, title: str) -> Gpu:

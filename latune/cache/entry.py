@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 
 from latune.cache.node import Node
@@ -27,8 +27,6 @@ PlanSha256 = Callable[[Bucket, Plan], str]
 _TIMESTAMP = "%Y-%m-%dT%H:%M:%SZ"
 _TIMESTAMP_PATTERN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SHAPE = ("batch", "num_heads", "seqlen")
-# What a bucket has in common with its problems.
-_BESIDE_SHAPE = tuple(part.name for part in fields(Bucket) if part.name not in ("batch_heads", "seqlen"))
 
 
 def utc_now() -> str:
@@ -103,8 +101,7 @@ class Entry:
     @property
     def problem(self) -> Problem:
         """The problem the plan was tuned on."""
-        kept = {name: getattr(self.bucket, name) for name in _BESIDE_SHAPE}
-        return Problem(batch=self.batch, num_heads=self.num_heads, seqlen=self.seqlen, **kept)
+        return replace(self.bucket.problem(), batch=self.batch, num_heads=self.num_heads, seqlen=self.seqlen)
 
     def is_current(self, plan_sha256: PlanSha256) -> bool:
         """Whether the code that would be generated for it now is the code that it speaks of."""

@@ -362,13 +362,12 @@ class Session:
 @contextmanager
 def _aside() -> Iterator[ThreadPoolExecutor]:
     """A thread beside this one; what it has not begun when the block ends is left, and not waited for if that fails."""
-    executor = ThreadPoolExecutor(1)
+    executor, ended = ThreadPoolExecutor(1), False
     try:
         yield executor
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown(cancel_futures=True)
+        ended = True
+    finally:
+        executor.shutdown(wait=ended, cancel_futures=True)
 
 
 def _and_once(on_trial: OnTrial, foresee: Callable[[Problem], object], problems: Sequence[Problem]) -> OnTrial:

@@ -21,7 +21,7 @@ from latune.cache.entry import Entry
 from latune.cache.resolve import Resolution
 from latune.codegen.load import generated_sha256, load_plan
 from latune.errors import RenderError, UnknownGpuError
-from latune.gpu import Gpu, find_gpu, identify_gpu
+from latune.gpu import Gpu, find_gpu, gpu_of
 from latune.ops.memo import forget_calls
 from latune.ops.recording import HostFunction, Recording, Tensors
 from latune.ops.tape import record
@@ -211,14 +211,7 @@ def device_gpu(device_index: int) -> Gpu:
         raise UnknownGpuError(
             "expected an NVIDIA GPU, got one of ROCm; on CPU tensors lightning_attn runs the PyTorch reference"
         )
-    properties = torch.cuda.get_device_properties(device_index)
-    return identify_gpu(
-        arch=properties.major * 10 + properties.minor,
-        sms=properties.multi_processor_count,
-        memory_bytes=properties.total_memory,
-        l2_bytes=properties.L2_cache_size,
-        title=properties.name,
-    )
+    return gpu_of(torch.cuda.get_device_properties(device_index))
 
 
 def forget_decisions() -> None:

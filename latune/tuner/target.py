@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from latune.errors import BuildError, RenderError, UnknownGpuError
-from latune.gpu import STATIC_GPU, Gpu, find_gpu, identify_gpu
+from latune.gpu import STATIC_GPU, Gpu, find_gpu, gpu_of
 from latune.plan import Plan
 from latune.problem import Problem
 from latune.tuner.builders import ParallelBuilder
@@ -121,15 +121,8 @@ def local_gpu(device_index: int | None = None) -> Gpu | None:
     # Torch has ROCm's GPUs answer to the name of CUDA.
     if torch.version.hip or not torch.cuda.is_available():
         return None
-    device = torch.cuda.get_device_properties(device_index)
     try:
-        return identify_gpu(
-            arch=10 * device.major + device.minor,
-            sms=device.multi_processor_count,
-            memory_bytes=device.total_memory,
-            l2_bytes=device.L2_cache_size,
-            title=device.name,
-        )
+        return gpu_of(torch.cuda.get_device_properties(device_index))
     except UnknownGpuError:
         return None
 
