@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from latune.tuner.jobs import Evaluate, Prepare, Race
 from latune.tuner.resumed import Forms
 from latune.tuner.runner import GpuRunner, compulsory_bytes, toolchain
 from latune.tuner.target import local_gpu
+from latune.tuner.timing import roof_ms, summarise
 from latune.tuner.verify import Fixture, Launch, Verification
 from latune.tuner.worker import Worker
 
@@ -158,6 +160,36 @@ def test_small_cases_are_kept_for_problems_that_share_them_until_a_candidate_wri
     assert small(narrow) == first
     for other, seed in ((replace(narrow, head_dim_v=32), 0), (replace(narrow, dtype="bf16"), 0), (narrow, 1)):
         assert not set(small(other, seed)) & set(first)
+
+
+def test_nothing_is_warmed_up_any_more_when_the_first_job_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed, taken = threading.Event(), threading.Event()
+
+    def warm_up() -> None:
+        assert taken.wait(60), "nobody takes the device while this goes on"
+        warmed.set()
+
+    monkeypatch.setattr(runner, "_warm_up", warm_up)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: taken.set())
+    runner.start(0)
+    assert warmed.is_set()
+
+
+def test_a_disturbed_copy_does_not_condemn_what_a_later_one_does_not_exclude(monkeypatch: pytest.MonkeyPatch) -> None:
+    later, copies = 4000.0, []
+    monkeypatch.setattr(runner, "copy_gbps", lambda: copies.append(later) or (465.0 if len(copies) == 1 else later))
+    here = GpuRunner(device=torch.device("cpu"), _fixture=Fixture(problem=PROBLEM, cases=(), fingerprint=0))
+
+    def outcome(gbps: float) -> str:
+        fast = summarise([roof_ms(PROBLEM.compulsory_bytes, gbps)] * 6)
+        return here._judge(plan("o"), Verification(ok=True, errors=()), fast).outcome
+
+    assert [outcome(400.0), len(copies)] == ["ok", 1]
+    assert [outcome(3900.0), len(copies)] == ["ok", 2]
+    assert [outcome(3900.0), len(copies)] == ["ok", 2]
+    assert outcome(8000.0) == "faster_than_physics"
+    later = 465.0
+    assert [outcome(8000.0), outcome(3900.0)] == ["faster_than_physics", "ok"]
 
 
 def test_what_is_warmed_up_is_all_that_deterministic_mode_imports() -> None:
