@@ -9,7 +9,6 @@ import shutil
 import tempfile
 
 import pytest
-import torch
 
 from latune import paths
 
@@ -25,11 +24,6 @@ def _take_own_caches() -> None:
 
 
 _take_own_caches()
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # The processes share the cores; each with a thread for every core would be several times slower.
-    torch.set_num_threads(1)
-# What the imports have left lives as long as the process: to look for garbage among it took a sixth of the time.
-gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 
 
@@ -40,8 +34,19 @@ def nothing_shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Here: the controller of pytest-xdist, for which its processes wait, collects nothing and has no use for PyTorch.
+    import torch
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The processes share the cores; each with a thread for every core would be several times slower.
+        torch.set_num_threads(1)
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+def pytest_collection_finish() -> None:
+    """What imports and collection have left lives as long as the process: to look for garbage among it took long."""
+    gc.freeze()
