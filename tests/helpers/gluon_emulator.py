@@ -37,7 +37,8 @@ def emulated(text: str, seed: int) -> dict[str, Callable[..., Any]]:
         seed: of the order in which warps run and transfers end.
     """
     names = _Device(Random(seed)).names()
-    exec(plain(text), names)
+    for part in plain(text):
+        exec(part, names)
     if COUNTERS in names:
         names[COUNTERS] = Counters().of
     return names

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from gluon_memory import Pointer
-from renderings import body
+from renderings import top_level
 
 CAST = "_cast"
 """Stands for the method ``to``, which arrays do not have."""
@@ -18,14 +18,14 @@ CAST = "_cast"
 _WIDENED = {"torch.float32": "torch.float64", "4 * numel": "8 * numel"}
 
 
-def plain(text: str) -> CodeType:
-    """The module as code whose globals are to have what the text imports, and ``cast`` as ``CAST``."""
-    return _compiled(body(text))
+def plain(text: str) -> list[CodeType]:
+    """The module's parts as code whose globals are to have what the text imports, and ``cast`` as ``CAST``."""
+    return [_compiled(part) for part in top_level(text)]
 
 
 @functools.cache
 def _compiled(text: str) -> CodeType:
-    """Once for all lengths of a sequence, which the text does not depend on."""
+    """Once for all modules that a function is part of."""
     for narrow, wide in _WIDENED.items():
         text = text.replace(narrow, wide)
     return compile(_Plain().visit(ast.parse(text)), "<emulated>", "exec")

@@ -51,8 +51,9 @@ class Scheduler:
             RuntimeError: every one waits for something that will not happen.
         """
         partitions = [Partition(work) for work in works]
+        running = list(partitions)
         try:
-            while running := [partition for partition in partitions if not partition.finished]:
+            while running:
                 self._advance(running)
         finally:
             self.current = None
@@ -76,6 +77,8 @@ class Scheduler:
         elif ready:
             self.current = self._random.choice(ready)
             self.current.go_on()
+            if self.current.finished:
+                running.remove(self.current)
         else:
             raise RuntimeError("deadlock")
 
