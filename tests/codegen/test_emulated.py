@@ -93,13 +93,15 @@ class Inputs:
     def checkpoints(self, rows: int, *, turned: bool) -> Tensor:
         """The reference's states ahead of every so many rows, as a forward pass keeps them."""
         first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if self.initial_state is None else self.initial_state
-        states = torch.stack([first, *map(self.states_after, range(rows, self.q.shape[2], rows))], dim=2)
+        states = torch.stack([first, *(states_after(self, row) for row in range(rows, self.q.shape[2], rows))], dim=2)
         return (states.mT if turned else states).flatten(3).flatten(0, 1).contiguous()
 
-    def states_after(self, rows: int) -> Tensor:
-        """The reference's state behind the first ``rows`` rows."""
-        head = (tensor[:, :, :rows] for tensor in (self.q, self.k, self.v))
-        return reference.recurrence(*head, self.slopes, initial_state=self.initial_state)[1]
+
+@functools.cache
+def states_after(inputs: Inputs, rows: int) -> Tensor:
+    """The reference's state behind the first ``rows`` rows."""
+    head = (tensor[:, :, :rows] for tensor in (inputs.q, inputs.k, inputs.v))
+    return reference.recurrence(*head, inputs.slopes, initial_state=inputs.initial_state)[1]
 
 
 @functools.cache
@@ -316,7 +318,7 @@ def test_checkpoints_are_the_states_ahead_of_their_rows(
     *results, checkpoints = inputs.results(render(problem, plan).text)
     check(results, expected(problem))
     first = torch.zeros(BATCH, HEADS, D, E, dtype=torch.float64) if inputs.initial_state is None else inputs.initial_state
-    wanted = [first, *(inputs.states_after(rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
+    wanted = [first, *(states_after(inputs, rows) for rows in (CHECKPOINT_ROWS, 2 * CHECKPOINT_ROWS))]
     transposed = checkpoints.reshape(BATCH, HEADS, len(wanted), E, D)
     check(transposed.mT.unbind(dim=2), wanted)
 
