@@ -8,6 +8,9 @@ CORES := 2
 # Without a GPU a CPU build: the default build of PyTorch brings gigabytes of CUDA packages.
 TORCH ?= $(shell nvidia-smi >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 
+# Every process that tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help tune test test-unit test-interpreted test-oldest-triton lint format clean
 
 help:
