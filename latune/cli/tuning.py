@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from latune.cli import racing, searching
 from latune.cli.chosen_gpu import chosen_gpu
 from latune.cli.crew import crew
 from latune.cli.session import Session
@@ -59,10 +60,10 @@ def tune_problems(
         # What searches nothing keeps nothing but entries.
         judge = target.remembering(storage, fresh=fresh) if searches else target
         session = Session(target=judge, output=output)
-        tune_all = session.search if searches else session.transfer if transfer else session.race
+        tune_all = searching.search if searches else racing.transfer if transfer else racing.race
         announced = session.announce(problems)
         with crew(workers, [*sys.argv[1:], "--workers", "1", "--jobs", str(jobs), "--gpu", target.gpu.name]):
-            tune_all(announced, spaces, settings)
+            tune_all(session, announced, spaces, settings)
     return session
 
 

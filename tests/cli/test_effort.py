@@ -8,7 +8,7 @@ import pytest
 from entries import valid_entry
 
 from latune.cache.entry import Entry
-from latune.cli import session, tuned
+from latune.cli import racing, searching, tuned
 from latune.config import Config
 from latune.errors import LatuneError
 from latune.measurement import Measurement
@@ -35,7 +35,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> list[Settings]:
         asked.append(settings)
         raise LatuneError("enough")
 
-    monkeypatch.setattr(session, "tune_problem", nothing)
+    monkeypatch.setattr(searching, "tune_problem", nothing)
     return asked
 
 
@@ -65,9 +65,9 @@ def test_a_quick_run_races_what_has_an_entry_too_and_a_transfer_does_not(
         raced.append(problem)
         raise LatuneError("enough")
 
-    monkeypatch.setattr(session, "begin_transfer", transfer)
-    monkeypatch.setattr(session, "tune_problem", lambda *_, **__: pytest.fail("searched"))
-    monkeypatch.setattr(session, "pending", lambda *_, **__: [])
+    monkeypatch.setattr(racing, "begin_transfer", transfer)
+    monkeypatch.setattr(searching, "tune_problem", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(racing, "pending", lambda *_, **__: [])
     assert run("tune", *SHAPE, "--direction", "fwd", *options).exit_code == len(expected)
     assert raced == expected
 
@@ -106,8 +106,8 @@ def test_only_searches_ask_what_failed_before(
         raise LatuneError("enough")
 
     monkeypatch.setattr(Target, "remembering", remembering)
-    monkeypatch.setattr(session, "tune_problem", nothing)
-    monkeypatch.setattr(session, "begin_transfer", nothing)
+    monkeypatch.setattr(searching, "tune_problem", nothing)
+    monkeypatch.setattr(racing, "begin_transfer", nothing)
     assert run("tune", *SHAPE, *options).exit_code == 1
     assert asked == expected
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from latune import paths
 from latune.cache.store import read_file
-from latune.cli import closing, session
+from latune.cli import closing, searching, session
 from latune.cli.main import cli
 from latune.errors import LatuneError
 from latune.gpu import find_gpu
@@ -56,7 +56,7 @@ def replayed(cache, monkeypatch):
     def tune_problem(problem, *_, **__):
         return Tuned(entry=found[problem], searches={}, finalists=())
 
-    monkeypatch.setattr(session, "tune_problem", tune_problem)
+    monkeypatch.setattr(searching, "tune_problem", tune_problem)
     return tune_problem
 
 
@@ -95,8 +95,8 @@ def test_the_same_command_again_evaluates_nothing(tuned, run, monkeypatch):
     root, _ = tuned
     monkeypatch.setenv("LATUNE_CACHE_DIR", str(root))
     searched = []
-    tune_problem = session.tune_problem
-    monkeypatch.setattr(session, "tune_problem", lambda *a, **k: searched.append(tune_problem(*a, **k)) or searched[-1])
+    tune_problem = searching.tune_problem
+    monkeypatch.setattr(searching, "tune_problem", lambda *a, **k: searched.append(tune_problem(*a, **k)) or searched[-1])
     result = run("tune", *SHAPE, "--trials", "2", "--json")
     report = json.loads(result.stdout)
     assert result.exit_code == 0 and report["evidence"] == "static" and report["gpu"] == "a100"
@@ -163,7 +163,7 @@ def test_plans_are_judged_beside_what_the_output_folder_holds(cache, tmp_path, m
     one = session.Session(target=SimpleNamespace(gpu=A100, evaluator=evaluator), output=tmp_path)
     monkeypatch.setattr(session, "starts_of", lambda *_: [])
     problem, *_ = (entry.problem for entry in _entries(cache))
-    one._add(problem, lambda: one._search(problem, {}, Settings(), lambda _: None))
+    one.add(problem, lambda: searching._search(one, problem, {}, Settings(), lambda _: None))
     assert asked == [(problem, [tmp_path])] and one.failed == {problem: "enough"}
 
 
@@ -173,7 +173,7 @@ def test_transfer_takes_no_options_of_a_search(run):
 
 
 def test_an_output_that_cannot_be_written_is_known_before_the_search(cache, run, monkeypatch):
-    monkeypatch.setattr(session, "tune_problem", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(searching, "tune_problem", lambda *_, **__: pytest.fail("searched"))
     result = run("tune", *SHAPE, "--output", "/dev/null/folder")
     assert result.exit_code == 1 and "a folder you can write to" in result.stderr
 
@@ -322,7 +322,7 @@ def test_ctrl_c_ends_with_130(own_cache, run, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "tune_problem", interrupted)
+    monkeypatch.setattr(searching, "tune_problem", interrupted)
     result = run("tune", *SHAPE, "--json")
     assert result.exit_code == 130 and "goes on from here" in result.stderr
     report = json.loads(result.stdout)
@@ -335,7 +335,7 @@ def test_a_problem_that_fails_does_not_stop_the_others(replayed, run, monkeypatc
             raise LatuneError("no plan passed")
         return replayed(problem, *arguments, **options)
 
-    monkeypatch.setattr(session, "tune_problem", failing)
+    monkeypatch.setattr(searching, "tune_problem", failing)
     result = run("tune", *SHAPE, "--json")
     report = json.loads(result.stdout)
     assert result.exit_code == 1 and "1 of 2 problems not tuned; fwd" in result.stderr

@@ -12,8 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from latune.cache.store import read_cache
-from latune.cli import crew, session
-from latune.cli.session import Session
+from latune.cli import crew, racing, searching
 from latune.cli.tuning import check_gpus
 from latune.gpu import find_gpu
 
@@ -91,8 +90,8 @@ def test_ctrl_c_says_what_the_next_run_will_do(run, own_cache, monkeypatch, argu
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    for name in ("tune_problem", "begin_transfer"):
-        monkeypatch.setattr(session, name, interrupt)
+    monkeypatch.setattr(searching, "tune_problem", interrupt)
+    monkeypatch.setattr(racing, "begin_transfer", interrupt)
     result = run("tune", "--gpu", "a100", *SHAPES[:2], "--direction", "fwd", *arguments)
     assert result.exit_code == 130 and goes_on in result.stderr
 
@@ -109,6 +108,6 @@ def test_ctrl_c_between_two_problems_ends_the_run_as_within_one(run, own_cache, 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "_in_hand", interrupt)
+    monkeypatch.setattr(searching, "_in_hand", interrupt)
     result = run("tune", "--gpu", "a100", *SHAPES[:2], "--direction", "fwd", "--trials", "1")
     assert result.exit_code == 130 and "goes on from here" in result.stderr
