@@ -11,7 +11,7 @@ does. One that goes on with more trials than it had has larger batches from ther
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from latune.config import Config
@@ -65,6 +65,8 @@ class Route:
     seed: int
     batch: int
     patience: int | None = None
+    # A batch is asked for while the one before it is evaluated, and again when its turn has come.
+    _chosen: dict[tuple[object, ...], list[Config]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -129,11 +131,17 @@ class Route:
             done = [trial.config for trial in trials[len(known) : begun]]
             pending = done if len(done) == self.batch else self._batch(number - 1, trials)
         size = max(min(self.batch, self.total - begun), 0)
-        chosen = list(islice(self._untried(known, pending), size))
+        chosen = self._choose(known, pending, size)
         if not chosen and number and len(trials) >= begun:
             # What was settled when the last batch was chosen, that may have unsettled, or changed the best three.
-            return list(islice(self._untried(trials[:begun], []), size))
+            return self._choose(trials[:begun], [], size)
         return chosen
+
+    def _choose(self, trials: Sequence[Trial], pending: Sequence[Config], size: int) -> list[Config]:
+        key = (*trials, *pending, size)
+        if key not in self._chosen:
+            self._chosen[key] = list(islice(self._untried(trials, pending), size))
+        return self._chosen[key]
 
     def _untried(self, trials: Sequence[Trial], pending: Sequence[Config]) -> Iterator[Config]:
         seen = {*(trial.config for trial in trials), *pending}
