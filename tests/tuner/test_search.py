@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -249,13 +249,26 @@ def test_a_search_says_that_it_settled(synthetic: ModuleType, tmp_path: Path) ->
 
 @pytest.mark.parametrize("batch", [1, 6])
 def test_what_is_ahead_is_what_follows(synthetic: ModuleType, grid: Grid, batch: int) -> None:
-    """Whatever comes of the batch in hand, and in whatever order."""
+    """Whatever comes of the batch in hand, in whatever order, and for another process, which has chosen none of it before."""
     route, trials = Route(grid=grid, starts=(grid.default,), trials=40, seed=0, batch=batch, patience=12), []
     while following := route.following(trials):
         ahead = route.ahead(trials)
         results = [(config, place, synthetic.measure(config)) for config, place in following.items()]
         other = [Trial(config=config, measurement=Measurement(outcome="timeout"), place=place) for config, place, _ in results]
         trials += [Trial(config=config, measurement=measurement, place=place) for config, place, measurement in results]
-        assert list(route.following(trials)) == ahead
-        assert list(route.following([*trials[: -len(other)], *other])) == ahead
+        assert list(replace(route).following(trials)) == ahead
+        assert list(replace(route).following([*trials[: -len(other)], *other])) == ahead
     assert len({trial.config for trial in trials}) == len(trials) > 12
+
+
+def test_a_batch_is_chosen_once(synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is asked for ahead, and when its turn comes."""
+    seeds: list[int] = []
+
+    def counted(*arguments: object, seed: int) -> Iterator[Config]:
+        seeds.append(seed)
+        return propose(*arguments, seed=seed)
+
+    monkeypatch.setattr("latune.tuner.route.propose", counted)
+    synthetic.run(tmp_path / "a.journal", trials=40, batch=8)
+    assert len(set(seeds)) == len(seeds) > 2
